@@ -1,0 +1,120 @@
+"""What the edges (HTTP, D-Bus) may ask of the conductor, and the values they get back.
+
+The proxy and the bus depend on this file only, so that one set of operations serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from aitherd.core.words import Bytes, DeviceId, DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model as people see it."""
+
+    name: str
+    description: str
+    engine: str
+    residency_class: ResidencyClass
+    residency: Residency
+    level: int
+    """Sleep level, 0 when awake."""
+    serves: tuple[str, ...]
+    """Names that clients may ask for, besides `name`."""
+    can: tuple[str, ...]
+    unit: str
+    """The engine unit, `aither-NAME-engine.service`."""
+    model_unit: str
+    """The unit that people start and stop, `aither-NAME.service`."""
+    declared: Bytes
+    expected: Bytes
+    """Device bytes it is expected to need: learned, or declared."""
+    measured: Mapping[DeviceId, Bytes]
+    """Device bytes that its unit holds now."""
+    in_flight: int
+    waiting: int
+    held: bool
+    busy: bool
+    since: Seconds
+    """Unix time of the last change of residency."""
+    last_used: Seconds
+    """Unix time of the last request; 0 before the first."""
+    stops_at: Seconds
+    """Unix time at which an idle model is stopped if nobody asks for it; 0 when it is not going to be."""
+    endpoint: Endpoint | None
+    command: tuple[str, ...]
+    error: str
+    """Why it failed or is quarantined; empty otherwise."""
+    stage: str
+    """What a transition is doing now, for a person (`waiting for gpu0 to show 4.0 GiB back`); empty otherwise."""
+
+
+class Use(Protocol):
+    """One request's claim on a ready model. While it lasts the model is busy: it is neither stopped nor slept."""
+
+    model: str
+    endpoint: Endpoint
+    waited: Seconds
+    """How long the request waited for the model."""
+    why: str
+    """How the model came to be ready (`ready`, `loaded in 3.1 s after freeing imagine`)."""
+
+    def release(self) -> None:
+        """Ends the claim. Calling it again does nothing."""
+
+
+class Operations(Protocol):
+    """The conductor's public side."""
+
+    def resolve(self, name: str) -> str:
+        """The model that `name` stands for (a model's name or one that it serves). Raises UnknownModel."""
+
+    def try_use(self, model: str) -> Use | None:
+        """A claim on `model` if it is ready now, else None. Never waits, never starts anything."""
+
+    async def use(self, model: str, timeout: Seconds | None = None) -> Use:
+        """A claim on `model`, brought in if need be.
+
+        `timeout` bounds the wait in seconds; None takes the configured bound. Cancelling the call withdraws the demand.
+        Raises an AitherError that says why not: CannotFit, StartFailed, WaitedTooLong, QueueFull, Stopped…
+        """
+
+    async def start(self, model: str) -> None:
+        """Brings `model` in and leaves it to its idle timeout. Returns when it answers; raises as `use` does."""
+
+    async def hold(self, model: str) -> None:
+        """Brings `model` in and keeps it until `release` or `stop`. The hold survives a restart of the daemon."""
+
+    async def release(self, model: str) -> None:
+        """Ends the hold; the model idles out as usual."""
+
+    async def stop(self, model: str, *, force: bool = False) -> None:
+        """Ends the hold, drains and stops `model`; returns when its bytes are verified as returned.
+
+        `force` does not wait for requests in flight. Waiting requests end with Stopped.
+        """
+
+    async def plan(self, model: str) -> Plan | Refusal:
+        """What bringing `model` in would do now, from a fresh measurement. Changes nothing."""
+
+    def status(self, model: str) -> ModelStatus:
+        """One model. Raises UnknownModel."""
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """All models, by name."""
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        """The devices as last measured."""
+
+    def problems(self) -> tuple[str, ...]:
+        """What keeps the daemon from doing its work, for people; empty when healthy."""
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `changed(model)` after each change of a model's status and `changed("")` after one of the devices.
+
+        Returns the function that ends the subscription.
+        """
