@@ -1,0 +1,183 @@
+"""What every engine must be able to say and do, and the HTTP client they say it over.
+
+An engine object holds no state about a running server: it is asked with a `Control` for one endpoint. Policy (when to
+free, sleep or stop, and whether it worked) belongs to the arbiter and the conductor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar
+
+from aitherd.core.words import Bytes, Endpoint, Seconds
+
+if TYPE_CHECKING:
+    import httpx
+
+PROBE_TIMEOUT: Seconds = 2.0
+"""How long a health or busy probe may take before it counts as no answer."""
+
+
+class Health(Enum):
+    """What a probe found."""
+
+    UNREACHABLE = "unreachable"
+    """Nothing listens, or no answer in time."""
+    LOADING = "loading"
+    """It listens and says that it is not ready."""
+    READY = "ready"
+    ASLEEP = "asleep"
+
+
+class EngineRefused(Exception):
+    """The engine answered a control request with an error, or not at all."""
+
+
+def require(answer: httpx.Response | None, path: str, *also: int) -> httpx.Response:
+    """The answer, if it is a success or one of the statuses in `also`. Raises EngineRefused otherwise."""
+    if answer is None:
+        raise EngineRefused(f"{path} does not answer")
+    if not answer.is_success and answer.status_code not in also:
+        raise EngineRefused(f"{path} answered {answer.status_code}")
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to run, as systemd is told."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A sleep level that the engine offers, with what is expected before anything is learned."""
+
+    level: int
+    residue: Bytes
+    """Device bytes that stay while asleep (the CUDA context)."""
+    keeps_weights: bool
+    """Whether the weights move to host memory, so that the sleeper holds about its device bytes there."""
+    seconds: Seconds
+    wake: Seconds
+
+
+class Control:
+    """HTTP to one engine's endpoint, for health and control only; requests of clients take the data path."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        # Importing httpx costs more than everything else at activation: only a daemon that talks to an engine pays it.
+        import httpx
+
+        self.endpoint = endpoint
+        transport = httpx.AsyncHTTPTransport(uds=endpoint.socket, verify=False)
+        base = "http://engine" if endpoint.socket is not None else f"http://127.0.0.1:{endpoint.port}"
+        self._client = httpx.AsyncClient(transport=transport, base_url=base, timeout=PROBE_TIMEOUT, trust_env=False)
+
+    async def __aenter__(self) -> Control:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def get(self, path: str, *, timeout: Seconds = PROBE_TIMEOUT) -> httpx.Response | None:
+        """The answer to a GET, or None when nothing answers within `timeout` seconds."""
+        return await self._send("GET", path, None, None, timeout)
+
+    async def post(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: object = None,
+        timeout: Seconds = PROBE_TIMEOUT,
+    ) -> httpx.Response | None:
+        """The answer to a POST, or None when nothing answers within `timeout` seconds."""
+        return await self._send("POST", path, params, json, timeout)
+
+    async def delete(self, path: str, *, timeout: Seconds = PROBE_TIMEOUT) -> httpx.Response | None:
+        """The answer to a DELETE, or None when nothing answers within `timeout` seconds."""
+        return await self._send("DELETE", path, None, None, timeout)
+
+    async def _send(
+        self, method: str, path: str, params: Mapping[str, str] | None, json: object, timeout: Seconds
+    ) -> httpx.Response | None:
+        import httpx
+
+        try:
+            return await self._client.request(method, path, params=params, json=json, timeout=timeout)
+        except httpx.TransportError:
+            return None
+
+
+class Engine:
+    """The manners of one kind of server. The defaults fit a server that can neither free, sleep nor tell it is busy."""
+
+    kind: ClassVar[str]
+    """The name in model files."""
+    speaks_unix: ClassVar[bool] = False
+    """Whether it can listen on a Unix socket."""
+    frees: ClassVar[bool] = False
+    """Whether `free` gives device bytes back while it stays ready."""
+    own_queue: ClassVar[bool] = False
+    """Whether it may work with no request in flight, so that `busy` has to be asked."""
+    quiet_start: ClassVar[bool] = False
+    """Whether device memory must not change under it while it starts."""
+
+    def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
+        """How to run `command` so that it listens at `endpoint` and nowhere else."""
+        raise NotImplementedError
+
+    def ladder(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[Rung, ...]:
+        """Sleep levels that a server started like this offers, shallowest first."""
+        return ()
+
+    async def health(self, control: Control) -> Health:
+        """Whether it answers requests now. Never wakes it, never counts as activity."""
+        raise NotImplementedError
+
+    async def busy(self, control: Control) -> bool:
+        """Whether it works on something that the proxy does not see. No answer counts as busy: it is left alone."""
+        return False
+
+    async def free(self, control: Control) -> None:
+        """Asks it to drop caches. Returning says only that it was asked. Raises EngineRefused."""
+        raise EngineRefused(f"{self.kind} keeps no caches that it could drop")
+
+    async def sleep(self, control: Control, level: int, timeout: Seconds) -> None:
+        """Asks it to sleep at `level`. Returning says only that it answered. Raises EngineRefused."""
+        raise EngineRefused(f"{self.kind} cannot sleep")
+
+    async def wake(self, control: Control, level: int, timeout: Seconds) -> None:
+        """Wakes it from `level`. Raises EngineRefused."""
+        raise EngineRefused(f"{self.kind} cannot sleep")
+
+
+def fields(answer: httpx.Response) -> dict[str, object]:
+    """The JSON object of an answer; empty when the body is anything else, as a dying server's may be."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+async def probe(control: Control, path: str) -> Health:
+    """Health by one GET: 2xx is ready, any other answer is loading."""
+    answer = await control.get(path)
+    if answer is None:
+        return Health.UNREACHABLE
+    return Health.READY if answer.is_success else Health.LOADING
+
+
+def listen_on_port(endpoint: Endpoint, host_flag: str, port_flag: str = "--port") -> tuple[str, ...]:
+    """Arguments that make a server listen on the loopback port of `endpoint`. Raises ValueError for a socket."""
+    if endpoint.port is None:
+        raise ValueError(f"{endpoint} is not a loopback port")
+    return (host_flag, "127.0.0.1", port_flag, str(endpoint.port))

@@ -1,0 +1,39 @@
+"""ComfyUI: renders from a queue of its own and caches weights between prompts.
+
+`POST /free` only sets flags that the prompt worker honours after the running prompt; its 200 proves nothing, and
+`/system_stats` read right after shows the old numbers. It is busy while `/queue` holds anything; its page polls other
+routes all the time, which is not work. (ComfyUI, server.py and main.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aitherd.core.words import Endpoint
+from aitherd.engines.base import Control, Engine, Health, Launch, fields, listen_on_port, probe, require
+
+
+class ComfyUi(Engine):
+    """ComfyUI's `main.py`. It listens on a port only."""
+
+    kind = "comfyui"
+    frees = True
+    own_queue = True
+
+    def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
+        return Launch((*command, *listen_on_port(endpoint, "--listen")))
+
+    async def health(self, control: Control) -> Health:
+        return await probe(control, "/system_stats")
+
+    async def busy(self, control: Control) -> bool:
+        answer = await control.get("/queue")
+        if answer is None or not answer.is_success:
+            return True
+        queue = fields(answer)
+        if not queue.keys() >= {"queue_running", "queue_pending"}:
+            return True
+        return bool(queue["queue_running"] or queue["queue_pending"])
+
+    async def free(self, control: Control) -> None:
+        require(await control.post("/free", json={"unload_models": True, "free_memory": True}), "/free")

@@ -1,0 +1,37 @@
+"""speaches (faster-whisper-server): transcription and speech, with models of its own to load and unload.
+
+`GET /api/ps` lists the loaded models, `DELETE /api/ps/ID` unloads one (409 while it is in use). The CUDA context stays
+until the process exits. It is served by uvicorn, whose options come from `UVICORN_*` as well. (speaches, README)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from aitherd.core.words import Endpoint
+from aitherd.engines.base import Control, Engine, Health, Launch, fields, probe, require
+
+
+class Speaches(Engine):
+    """speaches. Freeing it unloads every model that it is not using."""
+
+    kind = "speaches"
+    speaks_unix = True
+    frees = True
+
+    def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
+        if endpoint.socket is not None:
+            return Launch(tuple(command), {"UVICORN_UDS": endpoint.socket})
+        return Launch(tuple(command), {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(endpoint.port)})
+
+    async def health(self, control: Control) -> Health:
+        return await probe(control, "/health")
+
+    async def free(self, control: Control) -> None:
+        loaded = require(await control.get("/api/ps"), "/api/ps")
+        models = fields(loaded).get("models")
+        for model in models if isinstance(models, list) else []:
+            path = f"/api/ps/{quote(str(model), safe='/')}"
+            # 404: it unloaded by its own time to live meanwhile.
+            require(await control.delete(path), path, 404)

@@ -1,0 +1,23 @@
+"""XTTS behind `xtts-api-server`: speech; it loads its model before it listens, on a port only.
+
+`--host` and `--port` say where; `GET /speakers_list` answers once it serves. (xtts-api-server, project page)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aitherd.core.words import Endpoint
+from aitherd.engines.base import Control, Engine, Health, Launch, listen_on_port, probe
+
+
+class Xtts(Engine):
+    """`python -m xtts_api_server`. It cannot give device memory back while it lives."""
+
+    kind = "xtts"
+
+    def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
+        return Launch((*command, *listen_on_port(endpoint, "--host")))
+
+    async def health(self, control: Control) -> Health:
+        return await probe(control, "/speakers_list")
