@@ -6,7 +6,8 @@ with its exit status (minus the signal's number if one ended it).  `ID.kill` ask
 group to be killed.
 """
 
-# ruff: noqa: PTH - pathlib is not imported: the agent starts at every boot and looks at the spool many times a second.
+# pathlib is not imported: the agent starts at every boot and looks at the spool many times a second.
+# ruff: noqa: PTH104, PTH110, PTH118, PTH123, PTH208
 
 import contextlib
 import os

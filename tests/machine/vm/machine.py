@@ -35,7 +35,7 @@ class Vm:
     ) -> None:
         """`shares` maps mount points to directories, read-only; `packages` are added to the image's own."""
         self.recipe = Recipe(suite, packages)
-        self._share = share
+        self.share = share
         self._shares = dict(shares or {})
         self._memory = memory
         self._scratch: Path | None = None
@@ -48,7 +48,7 @@ class Vm:
         runs = cache_dir() / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(dir=runs))
-        share = (self._share or self._scratch / "share").absolute()
+        share = (self.share or self._scratch / "share").absolute()
         control = share / "vm"
         shutil.rmtree(control, ignore_errors=True)
         self._lay_out(share, control)
