@@ -1,0 +1,151 @@
+"""The checked fleet, as the rest of the program gets it: frozen values, nothing of how they are written in files.
+
+Sizes are bytes, durations are seconds. How files are read and checked is in `load.py`; defaults are given here, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
+
+from aitherd.core.words import Bytes, DeviceId, ResidencyClass, Seconds
+
+Variant: TypeAlias = tuple[str, object]
+"""A D-Bus signature and a value of that type."""
+
+NO_PROPERTIES: Mapping[str, Variant] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model file, checked."""
+
+    name: str
+    path: Path
+    description: str
+    engine: str
+    """Kind of engine, a key of `aitherd.engines.ENGINES`."""
+    residency_class: ResidencyClass
+    vram: Bytes
+    """Declared footprint, summed over its devices. 0 with `utilization` set means: ask `vram_on`."""
+    command: tuple[str, ...]
+    executable: str
+    """Absolute path of the first word of `command`."""
+    load_timeout: Seconds
+    stop_timeout: Seconds
+    max_waiting: int
+    """Requests that may wait for it; one more is refused."""
+    idle: Seconds | None = None
+    """Without a request for this long it is stopped; None for never."""
+    swap_slot: str | None = None
+    serves: tuple[str, ...] = ()
+    """Names that clients may ask for, besides `name`."""
+    can: tuple[str, ...] = ()
+    devices: tuple[DeviceId, ...] = ()
+    """Devices that it may use; empty means any."""
+    span: int = 1
+    """How many devices it spreads over, in equal parts."""
+    utilization: float | None = None
+    """vLLM's `--gpu-memory-utilization`: the part of each device that it takes."""
+    port: int | None = None
+    """Fixed loopback port."""
+    unix: bool | None = None
+    """Whether it must listen on a Unix socket, or must not; None leaves it to the engine."""
+    health: str | None = None
+    """Path that answers 2xx when it is ready; `exec` only."""
+    resources: Mapping[str, Variant] = NO_PROPERTIES
+    """Properties of its unit from `[resources]`, named as on D-Bus."""
+    service: Mapping[str, Variant] = NO_PROPERTIES
+    """Properties of its unit from `[service]`, named as on D-Bus."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with anything that the start of its engine depends on."""
+        parts = (
+            self.engine,
+            str(self.residency_class),
+            self.command,
+            self.executable,
+            self.devices,
+            self.span,
+            self.port,
+            self.unix,
+            self.health,
+            sorted(self.resources.items()),
+            sorted(self.service.items()),
+        )
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def share_on(self, total: Bytes) -> Bytes:
+        """Bytes it needs on each of its devices, on a device of `total` bytes."""
+        if self.vram or self.utilization is None:
+            return -(-self.vram // self.span)
+        return int(self.utilization * total)
+
+    def vram_on(self, total: Bytes) -> Bytes:
+        """Declared footprint on devices of `total` bytes, summed over them: `vram`, or its part of each device."""
+        return self.vram or self.share_on(total) * self.span
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`aitherd.toml`, checked. The defaults are those of a missing file."""
+
+    # [arbiter]
+    reserve: Bytes = 512 * 2**20
+    """Bytes of each device that no plan may use."""
+    wait: Seconds = 600.0
+    """How long a request may wait for its model."""
+    max_age: Seconds = 120.0
+    """A model that somebody has waited for this long is brought in before any other."""
+    min_residency: Seconds = 10.0
+    """A model is not evicted before it has been ready for this long."""
+    return_timeout: Seconds = 15.0
+    """How long device bytes may take to be measured as returned before the next harder step is taken."""
+    # [models]
+    idle: Seconds | None = 300.0
+    """Idle time of on-demand models whose files name none; None for never."""
+    load_timeout: Seconds = 600.0
+    stop_timeout: Seconds = 30.0
+    max_waiting: int = 64
+    # [proxy]
+    max_head: Bytes = 64 * 2**10
+    """Request line and headers."""
+    max_body: Bytes = 64 * 2**20
+    max_connections: int = 1024
+    head_timeout: Seconds = 10.0
+    """How long a client may take to send a request's head, from its first byte."""
+    body_timeout: Seconds = 30.0
+    """How long a client may pause while it sends a request's body."""
+    keep_alive: Seconds = 75.0
+    """How long a connection may stay open between requests."""
+    drain_timeout: Seconds = 60.0
+    """How long requests in flight may go on when the daemon stops; less than TimeoutStopSec of its unit."""
+    # [log]
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Everything configured."""
+
+    settings: Settings = field(default_factory=Settings)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """A model's name, or one that it serves -> the model."""
+
+    def sized(self, totals: Mapping[DeviceId, Bytes]) -> Fleet:
+        """The fleet with every `vram` in bytes, now that the sizes of the devices are known.
+
+        A model that takes a part of its device is counted for the largest device that it may use.
+        """
+        models = {}
+        for name, model in self.models.items():
+            sizes = [total for device, total in totals.items() if not model.devices or device in model.devices]
+            models[name] = replace(model, vram=model.vram_on(max(sizes))) if sizes else model
+        return replace(self, models=models)
