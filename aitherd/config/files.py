@@ -32,7 +32,7 @@ def directories(user: bool) -> tuple[Path, ...]:
         return tuple(Path(part) for part in override.split(":") if part)
     if not user:
         return (ETC, RUN, VENDOR)
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     return (Path(home) / "aither", Path(runtime) / "aither", VENDOR)
 
@@ -70,7 +70,7 @@ def model_sources(directories: Sequence[Path]) -> tuple[tuple[Source, ...], tupl
     for directory in directories:
         models = directory / MODELS_DIRECTORY
         try:
-            names = os.listdir(models)
+            names = [entry.name for entry in models.iterdir()]
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -88,7 +88,7 @@ def read(path: Path) -> str:
     try:
         # Not blocking: a named pipe in the directory must not hang the daemon.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"

@@ -57,9 +57,9 @@ class Model:
     """Whether it must listen on a Unix socket, or must not; None leaves it to the engine."""
     health: str | None = None
     """Path that answers 2xx when it is ready; `exec` only."""
-    resources: Mapping[str, Variant] = NO_PROPERTIES
+    resources: Mapping[str, Variant] = field(default_factory=lambda: NO_PROPERTIES)
     """Properties of its unit from `[resources]`, named as on D-Bus."""
-    service: Mapping[str, Variant] = NO_PROPERTIES
+    service: Mapping[str, Variant] = field(default_factory=lambda: NO_PROPERTIES)
     """Properties of its unit from `[service]`, named as on D-Bus."""
 
     @property
@@ -93,41 +93,32 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`aitherd.toml`, checked. The defaults are those of a missing file."""
+    """`aitherd.toml`, checked. The defaults are those of a missing file; what each key means is said in `written.py`."""
 
-    # [arbiter]
+    # Deciding: section `arbiter`.
     reserve: Bytes = 512 * 2**20
-    """Bytes of each device that no plan may use."""
     wait: Seconds = 600.0
-    """How long a request may wait for its model."""
     max_age: Seconds = 120.0
-    """A model that somebody has waited for this long is brought in before any other."""
     min_residency: Seconds = 10.0
-    """A model is not evicted before it has been ready for this long."""
     return_timeout: Seconds = 15.0
-    """How long device bytes may take to be measured as returned before the next harder step is taken."""
-    # [models]
+
+    # What model files may leave out: section `models`.
     idle: Seconds | None = 300.0
-    """Idle time of on-demand models whose files name none; None for never."""
     load_timeout: Seconds = 600.0
     stop_timeout: Seconds = 30.0
     max_waiting: int = 64
-    # [proxy]
+
+    # Clients: section `proxy`.
     max_head: Bytes = 64 * 2**10
-    """Request line and headers."""
     max_body: Bytes = 64 * 2**20
     max_connections: int = 1024
     head_timeout: Seconds = 10.0
-    """How long a client may take to send a request's head, from its first byte."""
     body_timeout: Seconds = 30.0
-    """How long a client may pause while it sends a request's body."""
     keep_alive: Seconds = 75.0
-    """How long a connection may stay open between requests."""
     drain_timeout: Seconds = 60.0
-    """How long requests in flight may go on when the daemon stops; less than TimeoutStopSec of its unit."""
-    # [log]
+
+    # Section `log`.
     log_level: str = "info"
-    """`debug`, `info`, `warning` or `error`."""
 
 
 @dataclass(frozen=True, slots=True)
