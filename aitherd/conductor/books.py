@@ -1,0 +1,327 @@
+"""What the conductor knows about each model while the daemon runs: one `Book` a model, written by the conductor only.
+
+Books turn into values at the edges: `view` for the arbiter, `status` for people. Nothing here waits for or talks to
+anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from aitherd.conductor.launch import engine_unit, model_unit
+from aitherd.conductor.operations import ModelStatus
+from aitherd.config import Model
+from aitherd.core.learning import Learned
+from aitherd.core.ledger import Accounts
+from aitherd.core.residency import Event as Move
+from aitherd.core.residency import move
+from aitherd.core.words import (
+    NO_BYTES,
+    Bytes,
+    DeviceId,
+    Endpoint,
+    ModelView,
+    Residency,
+    ResidencyClass,
+    Seconds,
+    SleepLevel,
+)
+from aitherd.engines.base import Engine
+
+FREQUENCY_HALF_LIFE: Seconds = 600.0
+"""After this long without use a model's use count weighs half. (GDSF with decay; see ARCHITECTURE.md)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The two clocks, passed in so that tests may hold them still. Both in seconds."""
+
+    monotonic: Callable[[], Seconds]
+    unix: Callable[[], Seconds]
+
+
+class Claim:
+    """One request's claim on a ready model (`operations.Use`)."""
+
+    __slots__ = ("_book", "endpoint", "model", "waited", "why")
+
+    def __init__(self, book: Book, waited: Seconds, why: str) -> None:
+        assert book.endpoint is not None
+        self._book: Book | None = book
+        self.model = book.model.name
+        self.endpoint = book.endpoint
+        self.waited = waited
+        self.why = why
+
+    def release(self) -> None:
+        if self._book is not None:
+            book, self._book = self._book, None
+            book.end_use()
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """Somebody who waits for a model: a request (which gets a claim), a preload or a hold (which get None)."""
+
+    future: asyncio.Future[Claim | None]
+    since: Seconds
+    """Monotonic."""
+    deadline: Seconds | None
+    wants_claim: bool
+
+
+@dataclass(eq=False, slots=True)
+class Book:
+    """Everything known about one model. Instants are monotonic unless they say unix."""
+
+    model: Model
+    engine: Engine
+    clock: Clock
+    changed: Callable[[str], None]
+    """Told the model's name after each change that people may see."""
+    learned: Learned
+
+    residency: Residency = Residency.ABSENT
+    level: int = 0
+    since_unix: Seconds = 0.0
+    ready_since: Seconds = 0.0
+    stage: str = ""
+    error: str = ""
+
+    endpoint: Endpoint | None = None
+    fingerprint: str = ""
+    """Of the configuration that the running engine was started with."""
+    invocation: str = ""
+    control_group: str = ""
+    placement: tuple[DeviceId, ...] = ()
+    measured: Mapping[DeviceId, Bytes] = field(default_factory=lambda: NO_BYTES)
+    lost: Mapping[DeviceId, Bytes] = field(default_factory=lambda: NO_BYTES)
+    """Bytes that did not come back, while quarantined."""
+    lost_since: Accounts | None = None
+    """What the devices held before those bytes should have come back."""
+
+    in_flight: int = 0
+    engine_busy: bool = False
+    """The engine said that it works on something the proxy does not see."""
+    last_used: Seconds = 0.0
+    last_used_unix: Seconds = 0.0
+    frequency: float = 0.0
+    held: bool = False
+    wanted: bool = False
+    """To be brought in although nobody waits: it comes up by itself, or comes back after its engine died."""
+    stopped_by_person: bool = False
+    """Stopped on purpose: an essential or resident model stays down until somebody wants it."""
+    stop_wanted: bool = False
+    """Somebody wants it stopped and waits for that."""
+    stop_force: bool = False
+    """… without waiting for requests in flight."""
+    stop_done: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nobody wants it stopped any more."""
+    waiters: deque[Waiter] = field(default_factory=deque)
+
+    free_useless: bool = False
+    """`free` gave nothing back since the model became ready, or since it was last used."""
+    sleep_broken: bool = False
+    """Sleeping failed since the engine started."""
+    failures: int = 0
+    """Starts that failed in a row."""
+    retry_at: Seconds = 0.0
+    """No start before this instant, unless a person asks."""
+    refusal: str = ""
+    """Why the model cannot come in now, while somebody waits for it."""
+    unit_leaving: bool = False
+    """The model unit is being stopped by us, so its stop command asks for nothing new."""
+    died: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the engine unit was seen to end by itself."""
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no request is in flight."""
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+        self.stop_done.set()
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def unit(self) -> str:
+        return engine_unit(self.model.name)
+
+    @property
+    def busy(self) -> bool:
+        return self.in_flight > 0 or self.engine_busy
+
+    @property
+    def alive(self) -> bool:
+        """Whether an engine unit is supposed to exist."""
+        return self.residency in (Residency.STARTING, Residency.READY, Residency.SLEEPING, Residency.STOPPING)
+
+    @property
+    def demanded(self) -> bool:
+        """Whether somebody, or its class, wants it ready."""
+        return bool(self.waiters) or self.wanted
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is to be up without anybody asking: always-on classes, unless a person stopped it."""
+        return self.model.residency_class is not ResidencyClass.ON_DEMAND and not self.stopped_by_person
+
+    @property
+    def yields(self) -> bool:
+        """Whether it may be made to give bytes back this instant."""
+        return (
+            self.model.residency_class is not ResidencyClass.ESSENTIAL
+            and self.residency in (Residency.READY, Residency.SLEEPING)
+            and not (self.busy or self.held or self.waiters)
+        )
+
+    def begin(self, endpoint: Endpoint, placement: tuple[DeviceId, ...]) -> None:
+        """An engine of this model is about to run."""
+        self.endpoint = endpoint
+        self.placement = placement
+        self.fingerprint = self.model.fingerprint
+        self.level = 0
+        self.invocation = ""
+        self.control_group = ""
+        self.free_useless = self.sleep_broken = self.engine_busy = False
+        self.error = self.refusal = ""
+        self.died.clear()
+
+    def gone(self) -> None:
+        """No engine of this model runs any more."""
+        self.endpoint = None
+        self.control_group = self.invocation = ""
+        self.placement = ()
+        self.measured = NO_BYTES
+        self.level = 0
+        self.engine_busy = False
+        self.stage = ""
+
+    def move(self, event: Move) -> None:
+        """Moves the residency by the table. Raises ForbiddenMove."""
+        self.residency = move(self.residency, event)
+        self.since_unix = self.clock.unix()
+        self.changed(self.name)
+
+    def say(self, stage: str) -> None:
+        """What a transition does now, for people."""
+        if stage != self.stage:
+            self.stage = stage
+            self.changed(self.name)
+
+    def begin_use(self, waited: Seconds, why: str) -> Claim:
+        """A claim for one more request. The model must be ready."""
+        claim = Claim(self, waited, why)
+        now = self.clock.monotonic()
+        self.frequency = 1.0 + self.frequency * 0.5 ** ((now - self.last_used) / FREQUENCY_HALF_LIFE)
+        self.last_used = now
+        self.in_flight += 1
+        self.free_useless = False
+        self.idle.clear()
+        self.changed(self.name)
+        return claim
+
+    def end_use(self) -> None:
+        """Ends one claim."""
+        self.in_flight -= 1
+        self.last_used = self.clock.monotonic()
+        self.last_used_unix = self.clock.unix()
+        if self.in_flight == 0:
+            self.idle.set()
+        self.changed(self.name)
+
+    def expected(self) -> Bytes:
+        """Device bytes it is expected to need when ready."""
+        declared = self.model.vram
+        if not declared and self.model.utilization is not None:
+            # A part of a device whose size is not known yet: not nothing, so that it is not taken for a host model.
+            declared = 1
+        return self.learned.footprint(declared)
+
+    def ladder(self) -> tuple[SleepLevel, ...]:
+        """The sleep levels it may be put to."""
+        if self.sleep_broken:
+            return ()
+        expected = self.expected()
+        return tuple(
+            SleepLevel(
+                level=rung.level,
+                residue=min(rung.residue, expected),
+                host=max(expected - rung.residue, 0) if rung.keeps_weights else 0,
+                seconds=rung.seconds,
+                wake=self.learned.wake_seconds(rung.level, rung.wake),
+            )
+            for rung in self.engine.ladder(self.model.command, {})
+        )
+
+    def stops_at(self) -> Seconds | None:
+        """Monotonic instant at which it has been idle for its time; None when it will not be stopped for that."""
+        if (
+            self.model.residency_class is not ResidencyClass.ON_DEMAND
+            or self.residency is not Residency.READY
+            or self.held
+            or self.busy
+            or self.waiters
+            or self.model.idle is None
+        ):
+            return None
+        return max(self.last_used, self.ready_since) + self.model.idle
+
+    def view(self) -> ModelView:
+        """As the arbiter sees it."""
+        can_free = self.engine.frees and not self.free_useless
+        return ModelView(
+            name=self.name,
+            residency_class=self.model.residency_class,
+            residency=self.residency,
+            vram=self.expected(),
+            devices=self.placement if self.alive and self.placement else self.model.devices,
+            span=self.model.span,
+            level=self.level,
+            held_bytes=self.measured,
+            freeable=max(sum(self.measured.values()) - self.learned.freed_residue(), 0) if can_free else 0,
+            ladder=self.ladder(),
+            swap_slot=self.model.swap_slot,
+            busy=self.busy,
+            held=self.held,
+            waiting=len(self.waiters),
+            ready_since=self.ready_since,
+            last_used=self.last_used,
+            frequency=self.frequency,
+            start_seconds=self.learned.start_seconds(),
+            stop_seconds=self.learned.stop_seconds(),
+        )
+
+    def status(self) -> ModelStatus:
+        """As people see it."""
+        stops = self.stops_at()
+        return ModelStatus(
+            name=self.name,
+            description=self.model.description,
+            engine=self.engine.kind,
+            residency_class=self.model.residency_class,
+            residency=self.residency,
+            level=self.level,
+            serves=self.model.serves,
+            can=self.model.can,
+            unit=self.unit,
+            model_unit=model_unit(self.name),
+            declared=self.model.vram,
+            expected=self.expected(),
+            measured=self.measured,
+            in_flight=self.in_flight,
+            waiting=len(self.waiters),
+            held=self.held,
+            busy=self.busy,
+            since=self.since_unix,
+            last_used=self.last_used_unix,
+            stops_at=0.0 if stops is None else self.clock.unix() + stops - self.clock.monotonic(),
+            endpoint=self.endpoint,
+            command=self.model.command,
+            error=self.error,
+            stage=self.stage,
+        )

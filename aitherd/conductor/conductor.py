@@ -1,0 +1,371 @@
+"""The operations that every edge shares (`operations.Operations`), over books that only this package writes.
+
+What a person or a request wants is noted in the books here; the scheduler sees to it. Taking over what runs already is
+in `adoption.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from aitherd.conductor import demand
+from aitherd.conductor.adoption import adopt
+from aitherd.conductor.books import Book, Claim, Clock
+from aitherd.conductor.launch import Host, model_unit
+from aitherd.conductor.meter import Meter, Sampler
+from aitherd.conductor.observer import Observer
+from aitherd.conductor.operations import ModelStatus
+from aitherd.conductor.records import Event, Records
+from aitherd.conductor.rise import Rise
+from aitherd.conductor.scheduler import Scheduler
+from aitherd.conductor.steps import Steps
+from aitherd.conductor.store import State, Store, learning_key
+from aitherd.config import Fleet, Model, check_devices
+from aitherd.core.learning import Learned
+from aitherd.core.routing import Catalogue
+from aitherd.core.words import (
+    Bytes,
+    DeviceId,
+    DeviceView,
+    Plan,
+    Refusal,
+    Residency,
+    ResidencyClass,
+    Seconds,
+    format_seconds,
+)
+from aitherd.engines import engine
+from aitherd.errors import (
+    AitherError,
+    BackingOff,
+    ConfigurationRefused,
+    HostFailure,
+    Stopped,
+    UnknownModel,
+)
+from aitherd.host.systemd import Systemd
+
+STUCK: Seconds = 60.0
+"""A request that waits this much longer than its model may take to load says that something is stuck."""
+
+
+def checked(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Fleet:
+    """`fleet` with footprints for devices of these sizes. Raises ConfigurationRefused when essentials do not fit."""
+    errors = [str(problem) for problem in check_devices(fleet, totals) if problem.error]
+    if errors:
+        raise ConfigurationRefused("\n".join(errors))
+    return fleet.sized(totals)
+
+
+class Conductor:
+    """The fleet as it runs. Implements `operations.Operations`."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        systemd: Systemd,
+        sampler: Sampler,
+        records: Records,
+        clock: Clock,
+        host: Host,
+        store: Store,
+        last_line: Callable[[str, str], Coroutine[Any, Any, str]],
+    ) -> None:
+        self.fleet = fleet
+        self.clock = clock
+        self.records = records
+        self.systemd = systemd
+        self.books: dict[str, Book] = {}
+        self._catalogue = Catalogue(fleet.names)
+        self._store = store
+        self._state: State = store.load()
+        self._log = structlog.get_logger("aitherd")
+        self._listeners: list[Callable[[str], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.meter = Meter(
+            sampler, clock, records, fleet.settings.reserve, self.books.values, lambda: self._changed("")
+        )
+        self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings)
+        self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
+        self.scheduler = Scheduler(
+            self.books, self.meter, self.steps, self.rise, records, clock, lambda: self.fleet.settings
+        )
+        self.observer = Observer(
+            self.books,
+            systemd=systemd,
+            meter=self.meter,
+            steps=self.steps,
+            rise=self.rise,
+            records=records,
+            moving=lambda: self.scheduler.moving,
+            let_go=self._let_go,
+            background=self._background,
+        )
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Measures, makes the books and takes over what runs; afterwards the operations may be called.
+
+        Raises ConfigurationRefused when the essential models do not fit the devices.
+        """
+        await self.meter.measure()
+        self.fleet = checked(self.fleet, self.meter.totals)
+        for model in self.fleet.models.values():
+            self.books[model.name] = self._book(model)
+        self.systemd.watch(self.observer.unit_changed)
+        held = self._state.held | await adopt(self, self._state.levels)
+        for book in self.books.values():
+            book.stopped_by_person = book.name in self._state.stopped
+            book.wanted = book.comes_back
+            if book.name in held:
+                self._background(self._hold_again(book))
+
+    async def run(self) -> None:
+        """Schedules and measures until cancelled. Engines run on afterwards."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.scheduler.run(), name="scheduler")
+                group.create_task(self.observer.run(self._save), name="observer")
+        finally:
+            self._save()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.meter.close()
+
+    def apply(self, fleet: Fleet) -> None:
+        """Takes over a new configuration. A running engine keeps its old one until its next start; a model that is
+        configured no more is drained and stopped. Raises ConfigurationRefused for one that does not fit the devices."""
+        self.fleet = fleet = checked(fleet, self.meter.totals)
+        self._catalogue = Catalogue(fleet.names)
+        self.meter.reserve = fleet.settings.reserve
+        for model in fleet.models.values():
+            book = self.books.get(model.name)
+            if book is None:
+                self.books[model.name] = self._book(model)
+            else:
+                book.model = model
+                book.engine = engine(model.engine, model.health)
+                book.learned = self._learned(model)
+        for name, book in list(self.books.items()):
+            if name not in fleet.models:
+                self._background(self._retire(book))
+        self._changed("")
+
+    # --- Operations ----------------------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> str:
+        model = self._catalogue.resolve(name)
+        if model is None:
+            known = ", ".join(sorted(self.fleet.names)) or "none is configured"
+            raise UnknownModel(f"there is no model {name!r}", remedy=f"the models are: {known}")
+        return model
+
+    def try_use(self, model: str) -> Claim | None:
+        book = self.books[model]
+        if book.residency is not Residency.READY or book.stop_wanted:
+            return None
+        return book.begin_use(0.0, "ready")
+
+    async def use(self, model: str, timeout: Seconds | None = None) -> Claim:
+        book = self._known(model)
+        claim = self.try_use(model)
+        if claim is not None:
+            return claim
+        left = book.retry_at - self.clock.monotonic()
+        if book.residency is Residency.FAILED and left > 0:
+            raise BackingOff(
+                f"{model} failed and is tried again in {format_seconds(left)}: {book.error}",
+                remedy=f"aitherctl start {model} tries at once",
+                retry_after=left,
+            )
+        self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
+        bound = self.fleet.settings.wait if timeout is None else timeout
+        claim = await demand.wait(book, claim=True, timeout=bound, limit=book.model.max_waiting)
+        assert claim is not None
+        return claim
+
+    async def start(self, model: str) -> None:
+        book = self._known(model)
+        self._forgive(book)
+        if book.residency is not Residency.READY:
+            self.records.add(Event.DEMAND, f"{model} is to be started; it is {book.residency}", model=model)
+            await demand.wait(book, claim=False, timeout=None, limit=None)
+
+    async def hold(self, model: str) -> None:
+        book = self._known(model)
+        already = book.held
+        # Held from the first moment on, so that it is not evicted between becoming ready and being held.
+        book.held = True
+        try:
+            await self.start(model)
+        finally:
+            if not already and book.residency is not Residency.READY:
+                book.held = False
+        if not already:
+            self._held(book)
+
+    async def release(self, model: str) -> None:
+        book = self._known(model)
+        self._let_go(book)
+
+    async def stop(self, model: str, *, force: bool = False) -> None:
+        book = self._known(model)
+        if book.unit_leaving:
+            # The unit's own stop command, after its engine died or gave way: there is nothing left to stop.
+            return
+        book.stopped_by_person = True
+        book.wanted = False
+        self._let_go(book)
+        demand.refuse(book, Stopped(f"{model} was stopped by a person", remedy="ask again to load it anew"))
+        if book.residency in (Residency.ABSENT, Residency.QUARANTINED) and not self.scheduler.moves(model):
+            return
+        book.stop_wanted = True
+        book.stop_force = book.stop_force or force
+        if force:
+            book.idle.set()  # a drain that waits already looks again
+        book.stop_done.clear()
+        self._changed(model)
+        await book.stop_done.wait()
+        if book.residency is Residency.QUARANTINED:
+            raise HostFailure(f"{model}: {book.error}", remedy="the device still holds them; see aitherctl devices")
+
+    async def plan(self, model: str) -> Plan | Refusal:
+        return await self.scheduler.plan(self._known(model))
+
+    def status(self, model: str) -> ModelStatus:
+        return self._known(model).status()
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        return tuple(self.books[name].status() for name in sorted(self.books))
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        devices = self.meter.accounts.devices
+        return tuple(devices[name] for name in sorted(devices))
+
+    def problems(self) -> tuple[str, ...]:
+        now = self.clock.monotonic()
+        found = []
+        if self.meter.problem and any(book.model.vram or book.expected() for book in self.books.values()):
+            found.append(f"devices cannot be measured: {self.meter.problem}")
+        for book in self.books.values():
+            if book.residency is Residency.QUARANTINED:
+                found.append(f"{book.name}: {book.error}")
+            elif book.residency is Residency.FAILED and book.comes_back:
+                found.append(f"{book.name} is {book.model.residency_class} and failed: {book.error}")
+            if book.waiters and now - book.waiters[0].since > book.model.load_timeout + STUCK:
+                found.append(f"requests for {book.name} have waited {format_seconds(now - book.waiters[0].since)}")
+        return tuple(found)
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        self._listeners.append(changed)
+        return lambda: self._listeners.remove(changed)
+
+    # --- inside the package --------------------------------------------------------------------------------------
+
+    def _known(self, model: str) -> Book:
+        book = self.books.get(model)
+        return book if book is not None else self.books[self.resolve(model)]
+
+    def _book(self, model: Model) -> Book:
+        return Book(model, engine(model.engine, model.health), self.clock, self._changed, self._learned(model))
+
+    def _learned(self, model: Model) -> Learned:
+        key = learning_key(model.name, model.fingerprint, self.meter.driver)
+        return self._state.learned.setdefault(key, Learned())
+
+    def _changed(self, name: str) -> None:
+        if not name:
+            self._resize()
+        self.scheduler.nudge()
+        book = self.books.get(name)
+        if (
+            book is not None
+            and book.residency is Residency.READY
+            and book.model.residency_class is ResidencyClass.ESSENTIAL
+            and not (book.held or book.stop_wanted)
+        ):
+            book.held = True
+            self._held(book)
+        for listener in self._listeners:
+            listener(name)
+
+    def _resize(self) -> None:
+        """Devices that could not be measured before say how large a part of them is."""
+        for book in self.books.values():
+            if not book.model.vram and book.model.utilization is not None and self.meter.totals:
+                book.model = self.fleet.sized(self.meter.totals).models.get(book.name, book.model)
+
+    def _forgive(self, book: Book) -> None:
+        """A person asks: no back-off, and bytes that are lost stay lost without keeping the model down."""
+        book.stopped_by_person = False
+        book.retry_at = 0.0
+        if book.residency is Residency.QUARANTINED:
+            self.observer.found(book)
+
+    def _held(self, book: Book) -> None:
+        self.records.add(Event.HELD, f"{book.name} is held resident", model=book.name)
+        self._save()
+        self._changed(book.name)
+        # Active means held, however the hold came about. When the unit itself asked, this joins its running job.
+        self._background(self._unit_job(self.systemd.start_unit(model_unit(book.name)), book.name))
+
+    def _let_go(self, book: Book) -> None:
+        if book.held:
+            book.held = False
+            self.records.add(Event.RELEASED, f"{book.name} is no longer held", model=book.name)
+            self._changed(book.name)
+            self._background(self._leave(book))
+        self._save()
+
+    async def _leave(self, book: Book) -> None:
+        """Takes the model unit out of `active`."""
+        book.unit_leaving = True
+        try:
+            await self._unit_job(self.systemd.stop_unit(model_unit(book.name)), book.name)
+        finally:
+            book.unit_leaving = False
+
+    async def _unit_job(self, job: Coroutine[Any, Any, None], model: str) -> None:
+        try:
+            await job
+        except HostFailure as error:
+            # A model file that systemd has not been told of yet has no unit: daemon-reload makes it.
+            self._log.debug("the model unit does not follow", aither_model=model, problem=str(error))
+
+    async def _hold_again(self, book: Book) -> None:
+        """Takes up a hold that an earlier daemon had."""
+        try:
+            await self.hold(book.name)
+        except AitherError as error:
+            self._log.warning("a model that was held is not up", aither_model=book.name, problem=str(error))
+
+    async def _retire(self, book: Book) -> None:
+        if book.alive:
+            await self.stop(book.name)
+        if book.name not in self.fleet.models:
+            del self.books[book.name]
+            self._changed("")
+
+    def _save(self) -> None:
+        self._state.held = frozenset(book.name for book in self.books.values() if book.held)
+        self._state.levels = {book.name: book.level for book in self.books.values() if book.level}
+        self._state.stopped = frozenset(book.name for book in self.books.values() if book.stopped_by_person)
+        self._store.save(self._state)
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a background task ended unexpectedly", exc_info=error)

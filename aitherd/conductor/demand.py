@@ -1,0 +1,79 @@
+"""Waiting for a model: how a demand joins a book's line, is served, refused, times out or is withdrawn.
+
+Every waiter ends exactly once. Who is brought in and when is not decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aitherd.conductor.books import Book, Claim, Waiter
+from aitherd.core.words import Seconds, format_seconds
+from aitherd.errors import AitherError, QueueFull, WaitedTooLong
+
+
+async def wait(book: Book, *, claim: bool, timeout: Seconds | None, limit: int | None) -> Claim | None:
+    """Waits until `book` is ready; returns the claim if one is wanted.
+
+    `timeout` in seconds, None for ever; `limit` is the number of waiters at which one more is refused. Raises
+    QueueFull, WaitedTooLong or whatever the line was refused with. Cancelling withdraws the demand.
+    """
+    if limit is not None and len(book.waiters) >= limit:
+        raise QueueFull(
+            f"{len(book.waiters)} requests wait for {book.name} already",
+            remedy="try again later, or raise max-waiting in its model file",
+            retry_after=max(book.learned.start_seconds(), 1.0),
+        )
+    loop = asyncio.get_running_loop()
+    now = book.clock.monotonic()
+    waiter = Waiter(loop.create_future(), now, None if timeout is None else now + timeout, claim)
+    book.waiters.append(waiter)
+    book.changed(book.name)
+    timer = None if timeout is None else loop.call_later(timeout, _expire, book, waiter, timeout)
+    try:
+        return await waiter.future
+    except asyncio.CancelledError:
+        # Served and cancelled in the same turn of the loop: nobody will use the claim.
+        if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
+            unused = waiter.future.result()
+            if unused is not None:
+                unused.release()
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if waiter in book.waiters:
+            book.waiters.remove(waiter)
+            book.changed(book.name)
+
+
+def serve(book: Book, why: str) -> None:
+    """Ends the whole line with success; the model must be ready. `why` says how it came to be."""
+    now = book.clock.monotonic()
+    while book.waiters:
+        waiter = book.waiters.popleft()
+        if not waiter.future.done():
+            waiter.future.set_result(book.begin_use(now - waiter.since, why) if waiter.wants_claim else None)
+
+
+def refuse(book: Book, error: AitherError) -> None:
+    """Ends the whole line with `error`."""
+    while book.waiters:
+        waiter = book.waiters.popleft()
+        if not waiter.future.done():
+            waiter.future.set_exception(error)
+
+
+def _expire(book: Book, waiter: Waiter, timeout: Seconds) -> None:
+    if waiter in book.waiters:
+        book.waiters.remove(waiter)
+        book.changed(book.name)
+    if not waiter.future.done():
+        doing = book.stage or book.refusal or f"it is {book.residency}"
+        waiter.future.set_exception(
+            WaitedTooLong(
+                f"{book.name} was not ready within {format_seconds(timeout)}: {doing}",
+                remedy="try again later, or raise wait in aitherd.toml",
+                retry_after=max(book.learned.start_seconds(), 1.0),
+            )
+        )

@@ -1,0 +1,171 @@
+"""What systemd is told about an engine unit: pure composition of transient-unit properties, nothing is sent from here.
+
+Precedence, weakest first: what every engine unit gets, what its class adds, `[resources]`, `[service]`; what ties the
+unit to aitherd (its command, slice, runtime directory, identity) comes last and cannot be overridden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from aitherd.core.words import DeviceId, Endpoint, ResidencyClass
+from aitherd.engines.base import Launch
+
+Variant: TypeAlias = tuple[str, object]
+Property: TypeAlias = tuple[str, Variant]
+
+SLICE = "aither.slice"
+ENGINE_USER = "aither-engine"
+"""In system mode engines run as this unprivileged user, whose group aitherd is a member of to reach their sockets."""
+ENGINE_DIRECTORY = "aither-engine"
+"""Name under the runtime and cache directories that engines own."""
+
+MODEL_FIELD = "AITHER_MODEL"
+ENDPOINT_FIELD = "AITHER_ENDPOINT"
+FINGERPRINT_FIELD = "AITHER_FINGERPRINT"
+PLACEMENT_FIELD = "AITHER_DEVICES"
+
+ESSENTIAL_OOM_SCORE = -500
+"""The kernel's out-of-memory killer takes every other engine, and most of the system, before the essential one."""
+ENGINE_OOM_SCORE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the composition needs to know about where the daemon runs."""
+
+    user_mode: bool
+    runtime_directory: str
+    """`/run`, or XDG_RUNTIME_DIR in user mode."""
+    cache_directory: str
+    """`/var/cache`, or XDG_CACHE_HOME in user mode."""
+
+
+def engine_unit(model: str) -> str:
+    """Name of the transient service that runs `model`."""
+    return f"aither-{model}-engine.service"
+
+
+def model_unit(model: str) -> str:
+    """Name of the unit that people start and stop to hold `model` resident."""
+    return f"aither-{model}.service"
+
+
+def model_of(unit: str) -> str | None:
+    """The model whose engine unit `unit` is, or None."""
+    if unit.startswith("aither-") and unit.endswith("-engine.service"):
+        return unit.removeprefix("aither-").removesuffix("-engine.service") or None
+    return None
+
+
+def socket_path(host: Host, model: str) -> str:
+    """Where an engine that speaks Unix sockets listens: in its own runtime directory, which goes with the unit."""
+    return f"{host.runtime_directory}/{ENGINE_DIRECTORY}/{model}/http.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRequest:
+    """One engine unit to be composed."""
+
+    model: str
+    description: str
+    residency_class: ResidencyClass
+    launch: Launch
+    executable: str
+    """Absolute path of the first word of the command."""
+    endpoint: Endpoint
+    fingerprint: str
+    placement: tuple[DeviceId, ...]
+    device_uuids: tuple[str, ...]
+    """UUIDs of the placement, given to the engine as CUDA_VISIBLE_DEVICES; empty where there is nothing to choose."""
+    stop_seconds: float
+    """How long the engine may take to stop before its control group is killed."""
+    resources: Mapping[str, Variant]
+    service: Mapping[str, Variant]
+
+
+def properties(request: UnitRequest, host: Host) -> tuple[Property, ...]:
+    """The properties for StartTransientUnit, in a stable order."""
+    merged: dict[str, Variant] = {}
+    merged.update(_defaults(request, host))
+    merged.update(request.resources)
+    merged.update({name: value for name, value in request.service.items() if name != "Environment"})
+    merged.update(_identity(request, host))
+    return tuple(merged.items())
+
+
+def _defaults(request: UnitRequest, host: Host) -> dict[str, Variant]:
+    essential = request.residency_class is ResidencyClass.ESSENTIAL
+    out: dict[str, Variant] = {
+        "TimeoutStopUSec": ("t", int(request.stop_seconds * 1_000_000)),
+        "OOMScoreAdjust": ("i", ESSENTIAL_OOM_SCORE if essential else ENGINE_OOM_SCORE),
+        "OOMPolicy": ("s", "stop"),
+        "UMask": ("u", 0o007),
+        "NoNewPrivileges": ("b", True),
+    }
+    if not host.user_mode:
+        # A user manager cannot set these up without user namespaces; the system manager sandboxes for real.
+        out |= {
+            "User": ("s", ENGINE_USER),
+            "Group": ("s", ENGINE_USER),
+            "CacheDirectory": ("as", [ENGINE_DIRECTORY]),
+            "PrivateTmp": ("b", True),
+            "ProtectSystem": ("s", "strict"),
+            "ProtectHome": ("s", "read-only"),
+            "ProtectKernelTunables": ("b", True),
+            "ProtectKernelModules": ("b", True),
+            "ProtectKernelLogs": ("b", True),
+            "ProtectControlGroups": ("b", True),
+            "ProtectClock": ("b", True),
+            "ProtectHostname": ("b", True),
+            "RestrictSUIDSGID": ("b", True),
+            "RestrictRealtime": ("b", True),
+            "LockPersonality": ("b", True),
+            "CapabilityBoundingSet": ("t", 0),
+            "DevicePolicy": ("s", "closed"),
+            # Both, so that a daemon-reload, which rewrites the device rules, does not take the GPU away.
+            "DeviceAllow": ("a(ss)", [("char-nvidia*", "rw"), ("char-drm", "rw")]),
+        }
+    return out
+
+
+def _identity(request: UnitRequest, host: Host) -> dict[str, Variant]:
+    log_fields = {
+        MODEL_FIELD: request.model,
+        ENDPOINT_FIELD: str(request.endpoint),
+        FINGERPRINT_FIELD: request.fingerprint,
+        PLACEMENT_FIELD: ",".join(request.placement),
+    }
+    argv = list(request.launch.argv)
+    return {
+        "Description": ("s", f"{request.description or request.model} (engine of {model_unit(request.model)})"),
+        "Slice": ("s", SLICE),
+        "Type": ("s", "exec"),
+        "ExecStartEx": ("a(sasas)", [(request.executable, argv, ["no-env-expand"])]),
+        "KillMode": ("s", "control-group"),
+        "Restart": ("s", "no"),
+        "RuntimeDirectory": ("as", [f"{ENGINE_DIRECTORY}/{request.model}"]),
+        "RuntimeDirectoryMode": ("u", 0o750),
+        "Environment": ("as", _environment(request, host)),
+        "StandardOutput": ("s", "journal"),
+        "StandardError": ("s", "journal"),
+        "SyslogIdentifier": ("s", f"aither-{request.model}"),
+        "LogExtraFields": ("aay", [f"{key}={value}".encode() for key, value in log_fields.items()]),
+    }
+
+
+def _environment(request: UnitRequest, host: Host) -> Sequence[str]:
+    variables: dict[str, str] = {}
+    if not host.user_mode:
+        # Weights that an engine downloads go to a directory of its own; its home is read-only.
+        variables["XDG_CACHE_HOME"] = f"{host.cache_directory}/{ENGINE_DIRECTORY}"
+        variables["HF_HOME"] = f"{host.cache_directory}/{ENGINE_DIRECTORY}/huggingface"
+    if request.device_uuids:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(request.device_uuids)
+    variables.update(request.launch.environment)
+    _, written = request.service.get("Environment", ("as", []))
+    assert isinstance(written, list)
+    variables.update(entry.split("=", 1) for entry in written)
+    return [f"{key}={value}" for key, value in variables.items()]

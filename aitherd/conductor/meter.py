@@ -1,0 +1,118 @@
+"""What the devices hold, measured: one sample at a time, attributed to the models' units.
+
+The meter keeps the latest accounts and says when they may not be trusted. It decides nothing: whether bytes came back
+is `core/ledger.outstanding`, what to do about it is the steps' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.records import Event, Records
+from aitherd.core.ledger import Accounts, Sample, account, implausible
+from aitherd.core.words import Bytes, DeviceId, DeviceView, Seconds
+
+SAMPLE_TIMEOUT: Seconds = 5.0
+"""How long the driver may take to answer before the devices count as blind; a healthy one takes milliseconds."""
+
+NOTHING = Accounts(devices={}, measured={}, unattributed={})
+"""Before the first sample."""
+
+
+class Sampler(Protocol):
+    """Where samples come from: NVML in the daemon (`host/nvml.py`)."""
+
+    async def sample(self, timeout: Seconds) -> Sample:
+        """All devices as they are now. Never raises for what a driver does: the sample says what is wrong."""
+
+    async def close(self) -> None:
+        """Ends the sampler."""
+
+
+class Meter:
+    """The latest accounts, and a way to have fresh ones."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        clock: Clock,
+        records: Records,
+        reserve: Bytes,
+        books: Callable[[], Iterable[Book]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._sampler = sampler
+        self._clock = clock
+        self._records = records
+        self.reserve = reserve
+        self._books = books
+        self._changed = changed
+        self._turn = asyncio.Lock()
+        self.accounts: Accounts = NOTHING
+        self.driver = ""
+        """Driver version, part of what a learned footprint is keyed by."""
+        self.uuids: Mapping[DeviceId, str] = {}
+        self.problem = ""
+        """Why the devices cannot be measured; empty while they can."""
+
+    @property
+    def totals(self) -> Mapping[DeviceId, Bytes]:
+        """Sizes of the devices, as far as they have ever been measured."""
+        return {name: view.total for name, view in self.accounts.devices.items() if view.total}
+
+    async def measure(self) -> Accounts:
+        """Accounts from a sample that was taken after the call. While blind, the last good ones marked as not fresh."""
+        async with self._turn:
+            sample = await self._sampler.sample(SAMPLE_TIMEOUT)
+            problem = sample.problem or implausible(sample)
+            if problem:
+                self._blind(problem)
+            else:
+                self._read(sample)
+        return self.accounts
+
+    def _read(self, sample: Sample) -> None:
+        if self.problem:
+            self.problem = ""
+            self._records.add(Event.DEVICE, "the devices can be measured again")
+        before = self.accounts
+        books = list(self._books())
+        self.driver = sample.driver
+        self.uuids = {device.id: device.uuid for device in sample.devices}
+        lost: dict[DeviceId, Bytes] = {}
+        for book in books:
+            for device, count in book.lost.items():
+                lost[device] = lost.get(device, 0) + count
+        groups = {book.name: book.control_group for book in books if book.control_group}
+        self.accounts = account(sample, groups, self.reserve, lost, ())
+        for book in books:
+            measured = self.accounts.measured.get(book.name, {})
+            if measured != book.measured:
+                book.measured = measured
+                book.changed(book.name)
+        if self.accounts.devices != before.devices:
+            self._changed()
+
+    def _blind(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self._records.add(Event.DEVICE, f"nothing is loaded on a device: {problem}")
+            devices = {
+                name: replace(view, fresh=False, problem=problem) for name, view in self.accounts.devices.items()
+            }
+            # A device that was never seen still has to be named as the reason why nothing is loaded.
+            devices = devices or {
+                "gpu0": DeviceView(
+                    id="gpu0", name="unknown", total=0, free=0, reserve=self.reserve, fresh=False, problem=problem
+                )
+            }
+            self.accounts = replace(self.accounts, devices=devices)
+            self._changed()
+
+    async def close(self) -> None:
+        """Ends the sampler."""
+        await self._sampler.close()

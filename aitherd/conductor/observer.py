@@ -1,0 +1,120 @@
+"""What befalls models without anybody's doing: an engine that ends by itself, device use that grows, bytes that return.
+
+It looks and books; what follows from it is the scheduler's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from aitherd.conductor.books import Book
+from aitherd.conductor.launch import model_of
+from aitherd.conductor.meter import Meter
+from aitherd.conductor.records import Event, Records
+from aitherd.conductor.rise import Rise
+from aitherd.conductor.steps import Steps
+from aitherd.core.ledger import Accounts, outstanding
+from aitherd.core.residency import Event as Move
+from aitherd.core.words import NO_BYTES, Residency, Seconds
+from aitherd.errors import StartFailed
+from aitherd.host.systemd import Systemd
+
+SAMPLE_MOVING: Seconds = 0.5
+SAMPLE_LIVE: Seconds = 5.0
+SAMPLE_EMPTY: Seconds = 60.0
+"""How often the devices are measured while a transition runs, while any model is up, and while none is: measuring
+itself can keep a GPU from sleeping."""
+
+
+class Observer:
+    """Watches units and devices."""
+
+    def __init__(
+        self,
+        books: Mapping[str, Book],
+        *,
+        systemd: Systemd,
+        meter: Meter,
+        steps: Steps,
+        rise: Rise,
+        records: Records,
+        moving: Callable[[], bool],
+        let_go: Callable[[Book], None],
+        background: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._books = books
+        self._systemd = systemd
+        self._meter = meter
+        self._steps = steps
+        self._rise = rise
+        self._records = records
+        self._moving = moving
+        self._let_go = let_go
+        self._background = background
+
+    async def run(self, measured: Callable[[], None]) -> None:
+        """Measures at intervals until cancelled; calls `measured` each time."""
+        while True:
+            live = any(book.alive for book in self._books.values())
+            await asyncio.sleep(SAMPLE_MOVING if self._moving() else SAMPLE_LIVE if live else SAMPLE_EMPTY)
+            accounts = await self._meter.measure()
+            for book in self._books.values():
+                if book.residency is Residency.READY and book.measured:
+                    book.learned.observe_footprint(sum(book.measured.values()))
+                if self._is_back(book, accounts):
+                    self._records.add(Event.RETURNED, f"the bytes of {book.name} are back", model=book.name)
+                    self.found(book)
+            measured()
+
+    def found(self, book: Book) -> None:
+        """Ends a quarantine: the bytes are back, or a person goes on without them."""
+        book.lost, book.lost_since, book.error = NO_BYTES, None, ""
+        book.move(Move.RETURNED)
+
+    def unit_changed(self, unit: str) -> None:
+        """systemd says that something about `unit` changed."""
+        name = model_of(unit)
+        book = self._books.get(name) if name is not None else None
+        if book is not None and book.residency in (Residency.STARTING, Residency.READY, Residency.SLEEPING):
+            self._background(self._look_at(book))
+
+    def _is_back(self, book: Book, accounts: Accounts) -> bool:
+        """Whether a quarantined model's bytes are measured as returned."""
+        if book.residency is not Residency.QUARANTINED or book.lost_since is None or self._meter.problem:
+            return False
+        return not outstanding(book.lost_since, accounts, book.name, book.lost)
+
+    async def _look_at(self, book: Book) -> None:
+        """Whether the engine of a model that should be alive still is."""
+        invocation = book.invocation
+        status = await self._systemd.unit(book.unit)
+        if not invocation or book.invocation != invocation:
+            return
+        if (
+            status is not None
+            and status.invocation_id == invocation
+            and status.active_state not in ("inactive", "failed")
+        ):
+            return
+        if book.residency is Residency.STARTING:
+            book.died.set()
+        elif book.residency in (Residency.READY, Residency.SLEEPING):
+            await self._died(book)
+
+    async def _died(self, book: Book) -> None:
+        before, expected = self._meter.accounts, book.measured
+        book.move(Move.DIED)
+        self._let_go(book)
+        cause = await self._rise.cause(book)
+        await self._rise.failed(book, StartFailed(f"{book.name} ended by itself: {cause}"))
+        missing = await self._steps.settle(book, before, expected)
+        if book.residency is not Residency.FAILED:
+            return
+        book.gone()
+        if missing:
+            book.move(Move.LOST)
+        else:
+            book.wanted = book.comes_back
+        book.changed(book.name)

@@ -1,0 +1,84 @@
+"""The decisions and transitions of the daemon as structured records: to the journal, and kept for those who ask why.
+
+A record is one line for a person (`message`) and the fields behind it. Which records exist is listed here, so that
+they stay few and named alike.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from aitherd.core.words import Seconds
+
+KEPT = 1000
+"""How many records are kept in memory."""
+
+
+class Event(StrEnum):
+    """The kinds of record, as the journal field AITHER_EVENT names them."""
+
+    DEMAND = "demand"
+    """Somebody wants a model that is not ready."""
+    PLAN = "plan"
+    REFUSED = "refused"
+    STEP = "step"
+    """A step of a plan begins."""
+    RETURNED = "returned"
+    """Device bytes that a step had to give are measured as returned."""
+    LAGGING = "lagging"
+    """They are not, and what is done about it."""
+    READY = "ready"
+    ASLEEP = "asleep"
+    IDLE = "idle"
+    """A model has been idle for its time and is stopped."""
+    STOPPED = "stopped"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    ADOPTED = "adopted"
+    HELD = "held"
+    RELEASED = "released"
+    DEVICE = "device"
+    """A device became measurable, or stopped being so."""
+    CONFIGURATION = "configuration"
+
+
+WARNINGS = frozenset({Event.REFUSED, Event.LAGGING})
+ERRORS = frozenset({Event.FAILED, Event.QUARANTINED})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One decision or transition."""
+
+    time: Seconds
+    """Unix time."""
+    event: Event
+    model: str
+    """The model it is about, empty when it is about none."""
+    message: str
+    fields: Mapping[str, Any]
+
+
+class Records:
+    """Writes records to the log and keeps the latest."""
+
+    def __init__(self, clock: Callable[[], Seconds]) -> None:
+        self._clock = clock
+        self._kept: deque[Record] = deque(maxlen=KEPT)
+        self._log = structlog.get_logger("aitherd")
+
+    def add(self, event: Event, message: str, *, model: str = "", **fields: Any) -> None:
+        """Adds a record. `fields` are sizes in bytes, durations in seconds, names."""
+        self._kept.append(Record(self._clock(), event, model, message, fields))
+        write = self._log.error if event in ERRORS else self._log.warning if event in WARNINGS else self._log.info
+        write(message, aither_event=str(event), aither_model=model, **fields)
+
+    def latest(self, model: str | None = None) -> tuple[Record, ...]:
+        """The records kept, oldest first; those about one model if it is given."""
+        return tuple(record for record in self._kept if model is None or record.model == model)

@@ -1,0 +1,261 @@
+"""Brings a model up: composes and starts its engine unit, or wakes it, and waits until the server really answers.
+
+Room has been made before. A model that fails to come up leaves nothing behind: its unit is stopped and its bytes are
+awaited before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.launch import Host, UnitRequest, properties, socket_path
+from aitherd.conductor.meter import Meter
+from aitherd.conductor.records import Event, Records
+from aitherd.conductor.steps import Steps
+from aitherd.core.residency import Event as Move
+from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
+from aitherd.engines.base import Control, EngineRefused, Health
+from aitherd.errors import AitherError, HostFailure, StartFailed, Stopped
+
+if TYPE_CHECKING:
+    from aitherd.host.systemd import Systemd, UnitStatus
+
+PROBES: tuple[tuple[Seconds, Seconds], ...] = ((2.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
+"""How often a starting engine is asked whether it is ready: (up to this age, every so many seconds)."""
+SOCKET_PATH_MAX = 107
+"""Bytes that fit in sockaddr_un. unix(7)"""
+BACKOFF_FIRST: Seconds = 2.0
+BACKOFF_LAST: Seconds = 120.0
+"""After a failure the next try waits this long at first, twice as long each time, and never longer than the last."""
+
+
+class Rise:
+    """Cold starts and wakes."""
+
+    def __init__(
+        self,
+        systemd: Systemd,
+        meter: Meter,
+        steps: Steps,
+        records: Records,
+        clock: Clock,
+        host: Host,
+        last_line: Callable[[str, str], Awaitable[str]],
+    ) -> None:
+        self._systemd = systemd
+        self._meter = meter
+        self._steps = steps
+        self._records = records
+        self._clock = clock
+        self._host = host
+        self._last_line = last_line
+        """(unit, invocation id) -> the last line that the engine wrote, or nothing."""
+
+    async def start(self, book: Book, placement: tuple[DeviceId, ...], why: str) -> None:
+        """Starts the engine unit and returns when the server answers. Raises StartFailed, or Stopped."""
+        began = self._clock.monotonic()
+        book.move(Move.START)
+        book.begin(self._endpoint(book), placement)
+        self._records.add(
+            Event.STEP, f"starting {book.name}: {why}", model=book.name, step="start", placement=placement
+        )
+        book.say("starting its unit")
+        try:
+            await self._clear_leftovers(book)
+            await self._systemd.start_transient(book.unit, properties(self._request(book, placement), self._host))
+            status = await self._systemd.unit(book.unit)
+            if status is None or status.active_state not in ("active", "activating"):
+                raise StartFailed("its process ended")
+            self.remember(book, status)
+            await self.until_ready(book, began)
+        except AitherError as error:
+            raise await self._failure(book, error) from error
+        seconds = self._clock.monotonic() - began
+        book.learned.observe_start(seconds)
+        await self._up(book, f"started in {format_seconds(seconds)}", seconds)
+
+    async def resume(self, book: Book) -> None:
+        """Waits for an engine that an earlier daemon started. Raises as `start` does."""
+        began = self._clock.monotonic()
+        try:
+            await self.until_ready(book, began)
+        except AitherError as error:
+            raise await self._failure(book, error) from error
+        await self._up(book, "was loading already", self._clock.monotonic() - began)
+
+    async def wake(self, book: Book, why: str) -> bool:
+        """Wakes a sleeper and returns True when it answers; where it does not, stops it for a cold start: False."""
+        assert book.endpoint is not None
+        began = self._clock.monotonic()
+        level = book.level
+        book.move(Move.WAKE)
+        book.died.clear()
+        self._records.add(Event.STEP, f"waking {book.name}: {why}", model=book.name, step="wake", level=level)
+        book.say("waking up")
+        try:
+            async with Control(book.endpoint) as control:
+                await book.engine.wake(control, level, book.model.load_timeout)
+            await self.until_ready(book, began)
+        except (EngineRefused, AitherError) as error:
+            book.sleep_broken = True
+            self._records.add(
+                Event.LAGGING,
+                f"{book.name} does not wake: {error}; starting it anew",
+                model=book.name,
+                problem=str(error),
+            )
+            await self._abandon(book, None)
+            if isinstance(error, Stopped):
+                raise
+            return False
+        seconds = self._clock.monotonic() - began
+        book.level = 0
+        book.learned.observe_wake(level, seconds)
+        await self._up(book, f"woke in {format_seconds(seconds)}", seconds)
+        return True
+
+    async def until_ready(self, book: Book, began: Seconds) -> None:
+        """Returns when the engine answers. Raises StartFailed when it ended or took too long, Stopped when asked to."""
+        assert book.endpoint is not None
+        deadline = began + book.model.load_timeout
+        book.say("waiting for the server to answer")
+        async with Control(book.endpoint) as control:
+            while True:
+                if book.stop_wanted:
+                    raise Stopped(f"{book.name} was stopped while it was loading")
+                if book.died.is_set():
+                    raise StartFailed("its process ended")
+                if await book.engine.health(control) is Health.READY:
+                    return
+                age = self._clock.monotonic() - began
+                if self._clock.monotonic() > deadline:
+                    raise StartFailed(
+                        f"it did not answer within {format_seconds(book.model.load_timeout)}",
+                        remedy="raise load-timeout in its model file if it needs longer",
+                    )
+                await asyncio.sleep(next(interval for until, interval in PROBES if age < until))
+
+    def remember(self, book: Book, status: UnitStatus) -> None:
+        """Takes over what ties a running unit to its book."""
+        book.invocation = status.invocation_id
+        book.control_group = status.control_group
+
+    async def failed(self, book: Book, error: AitherError) -> None:
+        """Books a failure: the model is not tried again before its back-off is over."""
+        book.failures += 1
+        pause = min(BACKOFF_FIRST * 2.0 ** (book.failures - 1), BACKOFF_LAST)
+        book.retry_at = self._clock.monotonic() + pause
+        book.error = error.message
+        self._records.add(
+            Event.FAILED,
+            error.message,
+            model=book.name,
+            failures=book.failures,
+            retry_in=pause,
+        )
+
+    async def cause(self, book: Book) -> str:
+        """Why the engine of `book` ended, for people: systemd's verdict and the last line that it wrote."""
+        return await self._cause(book, StartFailed("its process ended"))
+
+    async def _clear_leftovers(self, book: Book) -> None:
+        """Frees the unit's name: a unit that failed stays loaded so that people can see why."""
+        status = await self._systemd.unit(book.unit)
+        if status is not None and status.active_state != "inactive":
+            if status.active_state != "failed":
+                await self._steps.end_unit(book)
+            await self._systemd.reset_failed(book.unit)
+
+    async def _up(self, book: Book, how: str, seconds: Seconds) -> None:
+        accounts = await self._meter.measure()
+        measured = accounts.measured.get(book.name, NO_BYTES)
+        if measured:
+            book.learned.observe_footprint(sum(measured.values()))
+        book.failures = 0
+        book.retry_at = 0.0
+        book.error = ""
+        book.ready_since = self._clock.monotonic()
+        book.say("")
+        book.move(Move.UP)
+        held = sum(measured.values())
+        self._records.add(
+            Event.READY,
+            f"{book.name} answers: {how}" + (f", holds {format_bytes(held)}" if held else ""),
+            model=book.name,
+            seconds=round(seconds, 3),
+            measured=dict(measured),
+        )
+
+    async def _failure(self, book: Book, error: AitherError) -> AitherError:
+        """Clears away what did not come up and returns the error that says why."""
+        failure = error
+        if not isinstance(error, Stopped):
+            failure = StartFailed(
+                f"{book.name} did not start: {await self._cause(book, error)}",
+                remedy=f"see journalctl -u {book.unit}",
+                retry_after=BACKOFF_FIRST,
+            )
+        await self._abandon(book, failure)
+        return failure
+
+    async def _abandon(self, book: Book, error: AitherError | None) -> None:
+        before = await self._meter.measure()
+        await self._steps.end_unit(book)
+        missing = await self._steps.settle(book, before, before.measured.get(book.name, NO_BYTES))
+        book.gone()
+        if error is not None and not isinstance(error, Stopped):
+            await self.failed(book, error)
+        book.move(Move.DIED)
+        if missing:
+            book.move(Move.LOST)
+        elif error is None or isinstance(error, Stopped):
+            book.move(Move.CALM)
+
+    async def _cause(self, book: Book, error: AitherError) -> str:
+        if isinstance(error, HostFailure):
+            return str(error)
+        status = await self._systemd.unit(book.unit)
+        verdict = error.message
+        if status is not None and status.result == "oom-kill":
+            limit = dict(book.model.resources).get("MemoryMax")
+            size = f" at MemoryMax {format_bytes(limit[1])}" if limit and isinstance(limit[1], int) else ""
+            verdict = f"the kernel killed it for host memory{size} (host_oom)"
+        elif status is not None and status.result not in ("", "success"):
+            verdict = f"{verdict} ({status.result}, status {status.exec_main_status})"
+        line = await self._last_line(book.unit, book.invocation)
+        return f"{verdict}; it wrote: {line}" if line else verdict
+
+    def _request(self, book: Book, placement: tuple[DeviceId, ...]) -> UnitRequest:
+        assert book.endpoint is not None
+        model = book.model
+        uuids = tuple(self._meter.uuids.get(device, "") for device in placement) if len(self._meter.uuids) > 1 else ()
+        return UnitRequest(
+            model=model.name,
+            description=model.description,
+            residency_class=model.residency_class,
+            launch=book.engine.launch(model.command, book.endpoint),
+            executable=model.executable,
+            endpoint=book.endpoint,
+            fingerprint=model.fingerprint,
+            placement=placement,
+            device_uuids=tuple(uuid for uuid in uuids if uuid),
+            stop_seconds=model.stop_timeout,
+            resources=model.resources,
+            service=model.service,
+        )
+
+    def _endpoint(self, book: Book) -> Endpoint:
+        model = book.model
+        if model.port is not None:
+            return Endpoint(port=model.port)
+        path = socket_path(self._host, model.name)
+        if book.engine.speaks_unix and model.unix is not False and len(path.encode()) <= SOCKET_PATH_MAX:
+            return Endpoint(socket=path)
+        # The kernel picks a port that is free now; one that is taken before the engine binds it fails the start.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return Endpoint(port=probe.getsockname()[1])

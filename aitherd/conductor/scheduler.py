@@ -1,0 +1,333 @@
+"""Who moves next: the one place that starts transitions, at most one at a time on a device.
+
+`_assign` runs whenever something changed; it only looks at the books and starts tasks, each of which owns its devices
+until it ends. Plans come from `core/arbiter.py`, the order of waiting models from `core/queue.py`; the work itself is
+in `steps.py` and `rise.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from aitherd.conductor import demand
+from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.meter import Meter
+from aitherd.conductor.records import Event, Records
+from aitherd.conductor.rise import Rise
+from aitherd.conductor.steps import Steps
+from aitherd.config import Settings
+from aitherd.core.arbiter import Policy, decide
+from aitherd.core.queue import Line, order
+from aitherd.core.residency import Event as Move
+from aitherd.core.words import (
+    DeviceId,
+    Plan,
+    Refusal,
+    RefusalKind,
+    Residency,
+    Seconds,
+    Step,
+    Verb,
+    World,
+    format_bytes,
+    format_seconds,
+)
+from aitherd.errors import AitherError, CannotFit, DeviceBlind, ShuttingDown, StartFailed, Stopped
+
+RETRY: Seconds = 0.25
+"""How soon a model that could not come in now is looked at again, if nothing happens before."""
+BLIND_RETRY: Seconds = 5.0
+"""The same while the device cannot be measured."""
+STEPS_MAX = 32
+"""So many steps may make room for one model before it goes to the end of the line: a plan that never converges ends."""
+
+
+class Scheduler:
+    """Starts transitions and waits for them."""
+
+    def __init__(
+        self,
+        books: Mapping[str, Book],
+        meter: Meter,
+        steps: Steps,
+        rise: Rise,
+        records: Records,
+        clock: Clock,
+        settings: Callable[[], Settings],
+    ) -> None:
+        self._books = books
+        self._meter = meter
+        self._steps = steps
+        self._rise = rise
+        self._records = records
+        self._clock = clock
+        self._settings = settings
+        self._log = structlog.get_logger("aitherd")
+        self._changed = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Transitions by model."""
+        self._owned: dict[str, frozenset[DeviceId]] = {}
+        """Devices that the transition of a model owns."""
+        self._not_before: dict[str, Seconds] = {}
+        """When a model that was refused for now is looked at again."""
+
+    def nudge(self) -> None:
+        """Something changed."""
+        self._changed.set()
+
+    @property
+    def moving(self) -> bool:
+        """Whether any transition runs."""
+        return bool(self._tasks)
+
+    def moves(self, model: str) -> bool:
+        """Whether a transition of `model` runs."""
+        return model in self._tasks
+
+    async def run(self) -> None:
+        """Assigns for ever. Cancelling ends the transitions too; units that are loading go on and are adopted later."""
+        try:
+            while True:
+                self._changed.clear()
+                due = self._assign(self._clock.monotonic())
+                try:
+                    async with asyncio.timeout(None if due is None else max(due - self._clock.monotonic(), 0.0)):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for book in self._books.values():
+                demand.refuse(book, ShuttingDown("aitherd is going away", remedy="try again", retry_after=1.0))
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def world(self) -> World:
+        """What a decision may depend on, as known now."""
+        return World(self._meter.accounts.devices, {name: book.view() for name, book in self._books.items()})
+
+    def policy(self) -> Policy:
+        """The arbiter's parameters, as configured."""
+        return Policy(min_residency=self._settings().min_residency)
+
+    async def plan(self, book: Book) -> Plan | Refusal:
+        """What bringing `book` in would do now, from a fresh measurement."""
+        await self._meter.measure()
+        await self._ask_busy()
+        return decide(self.world(), book.name, self._clock.monotonic(), self.policy())
+
+    def resume(self, book: Book) -> None:
+        """Goes on with a start that an earlier daemon began."""
+        self._spawn(book, self._resume(book))
+
+    # --- assigning -----------------------------------------------------------------------------------------------
+
+    def _assign(self, now: Seconds) -> Seconds | None:
+        """Starts what can start. Returns the instant at which something is due although nothing changes."""
+        due: list[Seconds] = []
+        for book in self._books.values():
+            if book.stop_wanted and self._free(book):
+                self._spawn(book, self._put_down(book, "asked to", force=book.stop_force))
+        lines = []
+        for book in self._books.values():
+            if not book.demanded or book.stop_wanted or book.name in self._tasks:
+                continue
+            if book.residency is Residency.READY:
+                book.wanted = False
+                demand.serve(book, "ready")
+                continue
+            earliest = max(book.retry_at, self._not_before.get(book.name, 0.0))
+            if earliest > now:
+                due.append(earliest)
+                continue
+            oldest = min((waiter.since for waiter in book.waiters), default=now)
+            lines.append(Line(book.name, len(book.waiters), oldest, self._seconds(book)))
+        claimed: set[DeviceId] = set()
+        for name in order(lines, now):
+            book = self._books[name]
+            scope = self._scope(book)
+            # A model that has to wait for its device keeps those behind it from taking that device first.
+            if not scope & claimed and self._free(book):
+                self._spawn(book, self._bring_in(book))
+            claimed |= scope
+        for book in self._books.values():
+            stops_at = book.stops_at()
+            if stops_at is None or book.name in self._tasks:
+                continue
+            if stops_at > now:
+                due.append(stops_at)
+            elif self._free(book):
+                self._spawn(book, self._idle_out(book))
+        return min(due, default=None)
+
+    def _seconds(self, book: Book) -> Seconds:
+        if book.residency is Residency.SLEEPING:
+            for rung in book.ladder():
+                if rung.level == book.level:
+                    return rung.wake
+        return book.learned.start_seconds()
+
+    def _scope(self, book: Book) -> frozenset[DeviceId]:
+        """The devices that a transition of `book` may touch."""
+        if book.expected() == 0:
+            return frozenset()
+        return frozenset(book.placement or book.model.devices or self._meter.accounts.devices or ("gpu0",))
+
+    def _free(self, book: Book) -> bool:
+        """Whether no transition runs for `book` or on its devices."""
+        scope = self._scope(book)
+        return book.name not in self._tasks and not any(scope & owned for owned in self._owned.values())
+
+    def _spawn(self, book: Book, work: Coroutine[Any, Any, None]) -> None:
+        self._owned[book.name] = self._scope(book)
+        task = asyncio.get_running_loop().create_task(work, name=f"transition of {book.name}")
+        self._tasks[book.name] = task
+        task.add_done_callback(lambda done: self._ended(book, done))
+
+    def _ended(self, book: Book, task: asyncio.Task[None]) -> None:
+        del self._tasks[book.name]
+        del self._owned[book.name]
+        book.say("")
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a transition ended unexpectedly", aither_model=book.name, exc_info=error)
+            failure = StartFailed(f"{book.name}: internal error: {error!r}", remedy="see journalctl -u aitherd")
+            if book.residency in (Residency.STARTING, Residency.STOPPING):
+                # The unit, if one still runs, is cleared away by the next start.
+                book.error = failure.message
+                book.move(Move.DIED)
+            book.stop_wanted = book.wanted = False
+            book.stop_done.set()
+            demand.refuse(book, failure)
+        self.nudge()
+
+    # --- transitions ---------------------------------------------------------------------------------------------
+
+    async def _bring_in(self, book: Book) -> None:
+        began = self._clock.monotonic()
+        told: tuple[tuple[Verb, str], ...] = ()
+        steps_done: list[str] = []
+        self._not_before.pop(book.name, None)
+        for _ in range(STEPS_MAX):
+            outcome = await self.plan(book)
+            if book.stop_wanted or not book.demanded:
+                return
+            if isinstance(outcome, Refusal):
+                self._refuse(book, outcome)
+                return
+            if not outcome.steps:
+                break
+            shape = tuple((step.verb, step.model) for step in outcome.steps)
+            if shape != told[len(told) - len(shape) :]:
+                self._tell(book, outcome)
+                told = shape
+            step, *rest = outcome.steps
+            if not rest:
+                if await self._raise(book, outcome, step):
+                    break
+                continue
+            book.say(step.why)
+            if await self._make_room(step):
+                steps_done.append(f"{step.verb} {step.model}")
+        else:
+            self._not_before[book.name] = self._clock.monotonic() + RETRY
+            return
+        if book.residency is Residency.READY:
+            seconds = format_seconds(self._clock.monotonic() - began)
+            book.wanted = False
+            demand.serve(book, f"loaded in {seconds}" + (f" after {', '.join(steps_done)}" if steps_done else ""))
+
+    async def _raise(self, book: Book, plan: Plan, step: Step) -> bool:
+        """Brings the planned model itself up. False when it has to be planned anew."""
+        try:
+            if step.verb is Verb.WAKE:
+                return await self._rise.wake(book, plan.why)
+            await self._rise.start(book, plan.placement, plan.why)
+        except AitherError as error:
+            if not isinstance(error, Stopped):
+                book.wanted = book.comes_back
+            demand.refuse(book, error)
+        return True
+
+    async def _make_room(self, step: Step) -> bool:
+        """Carries out one step that gives bytes back; False when its model turned out to be busy."""
+        victim = self._books[step.model]
+        expected = {device: -count for device, count in step.takes.items() if count < 0}
+        if await self._steps.refresh_busy(victim) or not victim.yields:
+            return False
+        match step.verb:
+            case Verb.FREE:
+                await self._steps.free(victim, expected, step.why)
+            case Verb.SLEEP:
+                await self._steps.sleep(victim, step.level, expected, step.why)
+            case _:
+                await self._steps.stop(victim, step.why)
+        return True
+
+    async def _put_down(self, book: Book, why: str, *, force: bool = False) -> None:
+        if book.residency in (Residency.READY, Residency.SLEEPING):
+            await self._steps.stop(book, why, force=force)
+        elif book.residency is Residency.FAILED:
+            book.move(Move.CALM)
+        book.stop_wanted = book.stop_force = False
+        book.stop_done.set()
+        book.changed(book.name)
+
+    async def _idle_out(self, book: Book) -> None:
+        if await self._steps.refresh_busy(book) or book.stops_at() is None:
+            return
+        why = f"idle for {format_seconds(book.model.idle or 0.0)}"
+        self._records.add(Event.IDLE, f"{book.name} has been {why}", model=book.name)
+        await self._steps.stop(book, why)
+
+    async def _resume(self, book: Book) -> None:
+        try:
+            await self._rise.resume(book)
+        except AitherError as error:
+            demand.refuse(book, error)
+            return
+        demand.serve(book, "loaded")
+
+    async def _ask_busy(self) -> None:
+        own = [book for book in self._books.values() if book.engine.own_queue and book.residency is Residency.READY]
+        await asyncio.gather(*(self._steps.refresh_busy(book) for book in own))
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    def _tell(self, book: Book, plan: Plan) -> None:
+        steps = [f"{step.verb} {step.model}" for step in plan.steps]
+        book.refusal = ""
+        self._records.add(
+            Event.PLAN,
+            f"to bring in {book.name}: {', then '.join(steps)}: {plan.why}",
+            model=book.name,
+            steps=steps,
+            seconds=round(plan.seconds, 3),
+            spare=dict(plan.spare),
+            free={device: view.free for device, view in self._meter.accounts.devices.items()},
+        )
+
+    def _refuse(self, book: Book, refusal: Refusal) -> None:
+        if refusal.why != book.refusal:
+            book.refusal = refusal.why
+            self._records.add(
+                Event.REFUSED,
+                f"{book.name} cannot come in: {refusal.why}",
+                model=book.name,
+                kind=str(refusal.kind),
+                missing=refusal.missing,
+                holders=[f"{holder.name} {format_bytes(holder.bytes)} ({holder.why})" for holder in refusal.holders],
+            )
+        match refusal.kind:
+            case RefusalKind.NEVER:
+                book.wanted = False
+                demand.refuse(book, CannotFit(refusal.why, remedy="see aitherctl plan " + book.name))
+            case RefusalKind.BLIND:
+                self._not_before[book.name] = self._clock.monotonic() + BLIND_RETRY
+                demand.refuse(book, DeviceBlind(refusal.why, retry_after=BLIND_RETRY))
+            case _:
+                self._not_before[book.name] = self._clock.monotonic() + RETRY

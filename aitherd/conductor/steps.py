@@ -1,0 +1,242 @@
+"""Carries out the steps that make room: free, sleep, stop. They believe only what is measured.
+
+Each step moves the residency of its book. A step that had to give bytes back is over when the device shows them back;
+where it does not, the next harder step follows, and in the end the bytes are quarantined. What to do is decided by the
+arbiter; when, by the scheduler; how a model comes up is in `rise.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from signal import Signals
+from typing import TYPE_CHECKING
+
+from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.meter import Meter
+from aitherd.conductor.records import Event, Records
+from aitherd.core.ledger import Accounts, outstanding
+from aitherd.core.residency import Event as Move
+from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Seconds, format_bytes, format_seconds
+from aitherd.engines.base import Control, EngineRefused
+from aitherd.errors import HostFailure
+
+if TYPE_CHECKING:
+    from aitherd.config import Settings
+    from aitherd.host.systemd import Systemd
+
+RETURN_POLL: Seconds = 0.05
+"""How often the devices are measured while bytes are awaited."""
+SLEEP_TIMEOUT: Seconds = 60.0
+"""How long an engine may take to answer that it sleeps: moving 30 GiB to host memory takes seconds."""
+STOP_MARGIN: Seconds = 15.0
+"""How much longer than the model's own time to stop systemd may take before the control group is killed by name."""
+BUSY_POLL: Seconds = 1.0
+"""How often an engine with a queue of its own is asked whether it is done, while it drains."""
+
+
+class Steps:
+    """The steps that give bytes back."""
+
+    def __init__(
+        self, systemd: Systemd, meter: Meter, records: Records, clock: Clock, settings: Callable[[], Settings]
+    ) -> None:
+        self._systemd = systemd
+        self._meter = meter
+        self._records = records
+        self._clock = clock
+        self._settings = settings
+
+    async def refresh_busy(self, book: Book) -> bool:
+        """Asks an engine that works without requests in flight whether it does; returns whether the model is busy."""
+        if book.engine.own_queue and book.endpoint is not None:
+            async with Control(book.endpoint) as control:
+                busy = await book.engine.busy(control)
+            if busy:
+                book.last_used = self._clock.monotonic()
+            if busy != book.engine_busy:
+                book.engine_busy = busy
+                book.changed(book.name)
+        return book.busy
+
+    async def free(self, book: Book, expected: Mapping[DeviceId, Bytes], why: str) -> None:
+        """Has the engine drop its caches. Where that gives nothing it is not asked again before its next use."""
+        assert book.endpoint is not None
+        began = self._clock.monotonic()
+        before = await self._meter.measure()
+        self._records.add(Event.STEP, f"freeing {book.name}: {why}", model=book.name, step="free", expected=expected)
+        book.say(f"dropping caches ({why})")
+        problem = ""
+        try:
+            async with Control(book.endpoint) as control:
+                await book.engine.free(control)
+        except EngineRefused as error:
+            problem, missing = str(error), expected
+        else:
+            missing = await self._await_return(book, before, expected)
+        book.say("")
+        if not missing:
+            book.learned.observe_freed(sum(book.measured.values()))
+            self._note_returned(book, expected, began, "freed")
+            return
+        book.free_useless = True
+        problem = (
+            problem or f"{_sum(missing)} did not come back within {format_seconds(self._settings().return_timeout)}"
+        )
+        self._records.add(
+            Event.LAGGING, f"freeing {book.name} did not work: {problem}", model=book.name, missing=missing
+        )
+
+    async def sleep(self, book: Book, level: int, expected: Mapping[DeviceId, Bytes], why: str) -> None:
+        """Puts an idle model to sleep; if its bytes do not come back, or it refuses, it is stopped instead."""
+        assert book.endpoint is not None
+        began = self._clock.monotonic()
+        before = await self._meter.measure()
+        if book.busy:
+            return
+        book.move(Move.SLEEP)
+        self._records.add(
+            Event.STEP,
+            f"putting {book.name} to sleep: {why}",
+            model=book.name,
+            step="sleep",
+            level=level,
+            expected=expected,
+        )
+        book.say(f"falling asleep ({why})")
+        problem = ""
+        try:
+            async with Control(book.endpoint) as control:
+                await book.engine.sleep(control, level, SLEEP_TIMEOUT)
+        except EngineRefused as error:
+            problem = str(error)
+        else:
+            missing = await self._await_return(book, before, expected)
+            if not missing:
+                book.say("")
+                book.level = level
+                book.move(Move.ASLEEP)
+                self._note_returned(book, expected, began, "asleep")
+                return
+            problem = f"{_sum(missing)} did not come back"
+        book.sleep_broken = True
+        self._records.add(
+            Event.LAGGING, f"{book.name} does not sleep: {problem}; stopping it", model=book.name, problem=problem
+        )
+        await self._end(book, before, began, why)
+
+    async def stop(self, book: Book, why: str, *, force: bool = False) -> None:
+        """Drains and stops a model; it ends absent, or quarantined when its bytes do not come back.
+
+        `force` does not wait for what it is working on.
+        """
+        began = self._clock.monotonic()
+        book.move(Move.STOP)
+        self._records.add(Event.STEP, f"stopping {book.name}: {why}", model=book.name, step="stop", force=force)
+        if not force:
+            await self._drain(book)
+        await self._end(book, await self._meter.measure(), began, why)
+
+    async def end_unit(self, book: Book) -> None:
+        """Ends the engine unit, whatever it takes. Returns when systemd says so, or cannot do more.
+
+        systemd sends SIGTERM, and SIGKILL to the whole control group after the model's time to stop.
+        """
+        timeout = book.model.stop_timeout + STOP_MARGIN
+        try:
+            await self._systemd.stop_unit(book.unit, timeout=timeout)
+        except HostFailure as error:
+            self._records.add(
+                Event.LAGGING, f"{book.unit} does not stop ({error}); killing it", model=book.name, problem=str(error)
+            )
+            try:
+                await self._systemd.kill_unit(book.unit, Signals.SIGKILL)
+                await self._systemd.stop_unit(book.unit, timeout=timeout)
+            except HostFailure as failure:
+                # A process that the kernel cannot end (uninterruptible in the driver): its bytes will tell.
+                self._records.add(
+                    Event.LAGGING, f"{book.unit} cannot be killed: {failure}", model=book.name, problem=str(failure)
+                )
+
+    async def settle(
+        self, book: Book, before: Accounts, expected: Mapping[DeviceId, Bytes]
+    ) -> Mapping[DeviceId, Bytes]:
+        """Waits until `expected` bytes of a model whose engine is gone are back; returns what is not, and books it."""
+        missing = await self._await_return(book, before, expected)
+        book.lost = missing
+        book.lost_since = before if missing else None
+        return missing
+
+    async def _drain(self, book: Book) -> None:
+        while True:
+            if book.in_flight:
+                book.say(f"waiting for {book.in_flight} requests in flight")
+            await book.idle.wait()
+            if book.stop_force or not await self.refresh_busy(book):
+                return
+            book.say("waiting for the engine to finish what it works on")
+            await asyncio.sleep(BUSY_POLL)
+
+    async def _end(self, book: Book, before: Accounts, began: Seconds, why: str) -> None:
+        expected = before.measured.get(book.name, NO_BYTES)
+        book.say(f"stopping ({why})")
+        stopping = self._clock.monotonic()
+        await self.end_unit(book)
+        missing = await self.settle(book, before, expected)
+        book.learned.observe_stop(self._clock.monotonic() - stopping)
+        book.gone()
+        if missing:
+            book.error = f"{_sum(missing)} did not come back after it was stopped"
+            book.move(Move.LOST)
+            self._records.add(
+                Event.QUARANTINED,
+                f"{book.name}: {book.error}; they are left alone until they return",
+                model=book.name,
+                missing=missing,
+            )
+            return
+        book.error = ""
+        book.move(Move.DOWN)
+        self._note_returned(book, expected, began, "stopped")
+        self._records.add(
+            Event.STOPPED,
+            f"{book.name} is stopped: {why}",
+            model=book.name,
+            seconds=round(self._clock.monotonic() - began, 3),
+        )
+
+    async def _await_return(
+        self, book: Book, before: Accounts, expected: Mapping[DeviceId, Bytes]
+    ) -> Mapping[DeviceId, Bytes]:
+        deadline = self._clock.monotonic() + self._settings().return_timeout
+        lagging = False
+        while True:
+            now = await self._meter.measure()
+            if self._meter.problem:
+                # Nothing can be verified; nothing will be loaded on that device either until it can.
+                return NO_BYTES
+            missing = outstanding(before, now, book.name, expected)
+            if not missing or self._clock.monotonic() >= deadline:
+                return missing
+            if not lagging:
+                lagging = True
+                book.say(f"waiting for {_sum(missing)} to come back")
+            await asyncio.sleep(RETURN_POLL)
+
+    def _note_returned(self, book: Book, expected: Mapping[DeviceId, Bytes], began: Seconds, how: str) -> None:
+        if not expected:
+            return
+        seconds = self._clock.monotonic() - began
+        free = {device: view.free for device, view in self._meter.accounts.devices.items()}
+        self._records.add(
+            Event.RETURNED,
+            f"{book.name} {how}: {_sum(expected)} measured as returned after {format_seconds(seconds)}",
+            model=book.name,
+            returned={device: abs(count) for device, count in expected.items()},
+            free=free,
+            seconds=round(seconds, 3),
+        )
+
+
+def _sum(parts: Mapping[DeviceId, Bytes]) -> str:
+    return ", ".join(f"{format_bytes(abs(count))} on {device}" for device, count in sorted(parts.items())) or "0 B"
