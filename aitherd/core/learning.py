@@ -47,6 +47,10 @@ class Learned:
     residues: list[Bytes] = field(default_factory=list)
     starts: list[Seconds] = field(default_factory=list)
     stops: list[Seconds] = field(default_factory=list)
+    sleeps: dict[int, list[Seconds]] = field(default_factory=dict)
+    """Durations by sleep level."""
+    asleep: dict[int, list[Bytes]] = field(default_factory=dict)
+    """Bytes that stayed, by sleep level."""
     wakes: dict[int, list[Seconds]] = field(default_factory=dict)
     """Durations by sleep level."""
 
@@ -62,6 +66,14 @@ class Learned:
     def stop_seconds(self) -> Seconds:
         """Expected time from the stop, drained, until the bytes are back."""
         return _slow(self.stops, STOP_PRIOR)
+
+    def sleep_seconds(self, level: int, prior: Seconds) -> Seconds:
+        """Expected time to fall asleep to `level`, until the bytes are back; `prior` before it was seen."""
+        return _slow(self.sleeps.get(level, ()), prior)
+
+    def sleep_residue(self, level: int, prior: Bytes) -> Bytes:
+        """Bytes that are expected to stay while asleep at `level`; `prior` before it was seen."""
+        return max(self.asleep.get(level, ()), default=prior)
 
     def wake_seconds(self, level: int, prior: Seconds) -> Seconds:
         """Expected time to wake from sleep `level`; `prior` before it was seen."""
@@ -93,6 +105,11 @@ class Learned:
             self.peak = 0
         _remember(self.stops, seconds, TIMES)
 
+    def observe_sleep(self, level: int, residue: Bytes, seconds: Seconds) -> None:
+        """Falling asleep to `level` took so long, until the bytes were back, and so many bytes stayed."""
+        _remember(self.sleeps.setdefault(level, []), seconds, TIMES)
+        _remember(self.asleep.setdefault(level, []), residue, LIVES)
+
     def observe_wake(self, level: int, seconds: Seconds) -> None:
         """Waking from sleep `level` took so long."""
         _remember(self.wakes.setdefault(level, []), seconds, TIMES)
@@ -109,24 +126,26 @@ class Learned:
             "residues": list(self.residues),
             "starts": list(self.starts),
             "stops": list(self.stops),
-            "wakes": {str(level): list(times) for level, times in sorted(self.wakes.items())},
+            "sleeps": _by_level(self.sleeps),
+            "asleep": _by_level(self.asleep),
+            "wakes": _by_level(self.wakes),
         }
 
     @classmethod
     def from_json(cls, kept: object) -> Learned:
-        """The inverse of `to_json`; keys that are missing teach nothing. Raises NotLearned (a ValueError) for nonsense."""
+        """The inverse of `to_json`; missing keys teach nothing. Raises NotLearned (a ValueError) for nonsense."""
         if not isinstance(kept, dict):
             raise NotLearned(f"learned values are an object, not {kept!r}")
-        wakes = kept.get("wakes", {})
-        if not isinstance(wakes, dict):
-            raise NotLearned(f"wakes is an object of durations by sleep level, not {wakes!r}")
+        sleeps, asleep, wakes = (_levels(kept, key) for key in ("sleeps", "asleep", "wakes"))
         return cls(
             peaks=_sizes(kept, "peaks")[-LIVES:],
             peak=_size("peak", kept.get("peak", 0)),
             residues=_sizes(kept, "residues")[-LIVES:],
             starts=_durations(kept, "starts")[-TIMES:],
             stops=_durations(kept, "stops")[-TIMES:],
-            wakes={_level(level): _durations(wakes, level)[-TIMES:] for level in wakes},
+            sleeps={int(level): _durations(sleeps, level)[-TIMES:] for level in sleeps},
+            asleep={int(level): _sizes(asleep, level)[-LIVES:] for level in asleep},
+            wakes={int(level): _durations(wakes, level)[-TIMES:] for level in wakes},
         )
 
 
@@ -167,7 +186,15 @@ def _durations(kept: Mapping[str, object], key: str) -> list[Seconds]:
     return durations
 
 
-def _level(text: object) -> int:
-    if not isinstance(text, str) or not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise NotLearned(f"a sleep level is a whole number, 1 or higher, not {text!r}")
-    return int(text)
+def _levels(kept: Mapping[str, object], key: str) -> Mapping[str, object]:
+    levels = kept.get(key, {})
+    if not isinstance(levels, dict):
+        raise NotLearned(f"{key} is an object by sleep level, not {levels!r}")
+    for level in levels:
+        if not isinstance(level, str) or not level.isascii() or not level.isdigit() or int(level) < 1:
+            raise NotLearned(f"a sleep level is a whole number, 1 or higher, not {level!r}")
+    return levels
+
+
+def _by_level(values: Mapping[int, Sequence[float]]) -> dict[str, object]:
+    return {str(level): list(values[level]) for level in sorted(values)}

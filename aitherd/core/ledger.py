@@ -1,0 +1,173 @@
+"""The measured books: whose bytes lie on which device, and whether bytes that were to come back have come back.
+
+A sample goes in, accounts come out, and on each device they balance: measured + foreign + unattributed + free = total.
+Only what the driver reports is booked, nothing that was declared or hoped for. Taking the sample is the host's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from aitherd.core.words import HOST, NO_BYTES, Bytes, Claim, DeviceId, DeviceView, Seconds, format_bytes
+
+SLACK: Bytes = 64 * 2**20
+"""Bytes that come and go with other programs' contexts and belong to no process: fewer than this are not waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """One process on one device."""
+
+    pid: int
+    name: str
+    bytes: Bytes | None
+    """Device bytes; None where the driver does not tell."""
+    cgroup: str
+    """Path of its control group below the root, `/aither.slice/…`; empty when it could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSample:
+    """One device as the driver reports it."""
+
+    id: DeviceId
+    uuid: str
+    name: str
+    total: Bytes
+    free: Bytes
+    processes: tuple[ProcessSample, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All devices at one instant."""
+
+    taken: Seconds
+    """Monotonic."""
+    driver: str
+    """Version of the driver; empty when it does not answer."""
+    devices: tuple[DeviceSample, ...]
+    problem: str = ""
+    """Why nothing can be measured, with the remedy; empty when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Who holds what, from one sample."""
+
+    devices: Mapping[DeviceId, DeviceView]
+    measured: Mapping[str, Mapping[DeviceId, Bytes]]
+    """By model, the bytes of its processes where they hold any."""
+    unattributed: Mapping[DeviceId, Bytes]
+    """Used bytes that no listed process holds: the driver's own, and what the dead left behind.
+
+    Negative when the processes claim more than the device says is used, as they may: the two are not read at once.
+    """
+
+
+def implausible(sample: Sample) -> str:
+    """Why `sample` cannot be true, naming the device; empty when it can. A sample that cannot be true is dropped."""
+    seen: set[DeviceId] = set()
+    for device in sample.devices:
+        if device.id in seen:
+            return f"{device.id} was reported twice"
+        seen.add(device.id)
+        if device.total <= 0:
+            return f"{device.id} reports a size of {format_bytes(device.total)}"
+        if not 0 <= device.free <= device.total:
+            return f"{device.id} reports {format_bytes(device.free)} free of {format_bytes(device.total)}"
+        for process in device.processes:
+            if process.bytes is not None and not 0 <= process.bytes <= device.total:
+                return (
+                    f"{device.id} reports {format_bytes(process.bytes)} of {format_bytes(device.total)} "
+                    f"in use by {process.name} ({process.pid})"
+                )
+    return ""
+
+
+def account(
+    sample: Sample,
+    control_groups: Mapping[str, str],
+    reserve: Bytes,
+    quarantined: Mapping[DeviceId, Bytes] = NO_BYTES,
+    leases: Sequence[Claim] = (),
+) -> Accounts:
+    """The accounts of a plausible sample.
+
+    `control_groups` names the control group of each model's unit: a process belongs to a model if and only if it is in
+    that group or below it. All other processes are foreign; one that holds a lease goes by the lease's name. `reserve`
+    and `quarantined` are bytes a device.
+    """
+    owners = {group: model for model, group in control_groups.items() if group.strip("/")}
+    purposes = {lease.pid: lease.owner for lease in leases}
+    devices: dict[DeviceId, DeviceView] = {}
+    measured: dict[str, dict[DeviceId, Bytes]] = {}
+    unattributed: dict[DeviceId, Bytes] = {}
+    for device in sample.devices:
+        known = 0
+        foreign: list[Claim] = []
+        for process in _once(device.processes):
+            count = process.bytes or 0
+            known += count
+            model = _owner(process.cgroup, owners)
+            if model is None:
+                foreign.append(Claim(purposes.get(process.pid, process.name), process.pid, device.id, count))
+            elif count:
+                held = measured.setdefault(model, {})
+                held[device.id] = held.get(device.id, 0) + count
+        unattributed[device.id] = device.total - device.free - known
+        devices[device.id] = DeviceView(
+            id=device.id,
+            name=device.name,
+            total=device.total,
+            free=device.free,
+            reserve=reserve,
+            foreign=tuple(foreign),
+            quarantined=quarantined.get(device.id, 0),
+        )
+    return Accounts(devices, measured, unattributed)
+
+
+def outstanding(
+    before: Accounts, now: Accounts, model: str, expected: Mapping[DeviceId, Bytes]
+) -> Mapping[DeviceId, Bytes]:
+    """Bytes of `expected` that are not back yet; empty when all are.
+
+    `before` is from before the step began. `expected` is by device and its sign does not matter: bytes that the model
+    held and is to hold no more. They are back when its processes hold so much less and no bytes linger on the device
+    that belong to no process. What other programs claim or give back meanwhile changes neither. Host memory is not
+    attributed to processes here and is passed over.
+    """
+    missing: dict[DeviceId, Bytes] = {}
+    for device, count in expected.items():
+        count = abs(count)
+        if device == HOST:
+            continue
+        held = before.measured.get(model, NO_BYTES).get(device, 0)
+        holds = now.measured.get(model, NO_BYTES).get(device, 0)
+        still = min(max(holds - max(held - count, 0), 0), count)
+        # Measured around an allocation, accounts may be out of balance the other way; that is nobody's debt.
+        lingering = max(now.unattributed.get(device, 0), 0) - max(before.unattributed.get(device, 0), 0)
+        short = still + min(max(lingering, 0), count - still)
+        if short > min(SLACK, count // 8):
+            missing[device] = short
+    return missing
+
+
+def _owner(cgroup: str, owners: Mapping[str, str]) -> str | None:
+    while cgroup:
+        if cgroup in owners:
+            return owners[cgroup]
+        cgroup = cgroup.rpartition("/")[0]
+    return None
+
+
+def _once(processes: Sequence[ProcessSample]) -> Sequence[ProcessSample]:
+    """Each process once: one that computes and draws is listed for both, with the same bytes."""
+    largest: dict[int, ProcessSample] = {}
+    for process in processes:
+        other = largest.get(process.pid)
+        if other is None or (other.bytes or 0) < (process.bytes or 0):
+            largest[process.pid] = process
+    return tuple(largest.values())
