@@ -29,6 +29,7 @@ from aitherd.core.words import (
     Seconds,
     SleepLevel,
 )
+from aitherd.engines import engine
 from aitherd.engines.base import Engine
 
 FREQUENCY_HALF_LIFE: Seconds = 600.0
@@ -78,11 +79,14 @@ class Book:
     """Everything known about one model. Instants are monotonic unless they say unix."""
 
     model: Model
-    engine: Engine
+    """As configured now; a running engine may have been started with an earlier one."""
     clock: Clock
     changed: Callable[[str], None]
     """Told the model's name after each change that people may see."""
-    learned: Learned
+    recall: Callable[[Model], Learned]
+    """What was learned about a model that is configured like this."""
+    engine: Engine = field(init=False)
+    learned: Learned = field(init=False)
 
     residency: Residency = Residency.ABSENT
     level: int = 0
@@ -142,6 +146,7 @@ class Book:
     def __post_init__(self) -> None:
         self.idle.set()
         self.stop_done.set()
+        self._follow_model()
 
     @property
     def name(self) -> str:
@@ -181,6 +186,7 @@ class Book:
 
     def begin(self, endpoint: Endpoint, placement: tuple[DeviceId, ...]) -> None:
         """An engine of this model is about to run."""
+        self._follow_model()
         self.endpoint = endpoint
         self.placement = placement
         self.fingerprint = self.model.fingerprint
@@ -190,6 +196,10 @@ class Book:
         self.free_useless = self.sleep_broken = self.engine_busy = False
         self.error = self.refusal = ""
         self.died.clear()
+
+    def _follow_model(self) -> None:
+        self.engine = engine(self.model.engine, self.model.health)
+        self.learned = self.recall(self.model)
 
     def gone(self) -> None:
         """No engine of this model runs any more."""

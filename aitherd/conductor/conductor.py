@@ -38,7 +38,6 @@ from aitherd.core.words import (
     Seconds,
     format_seconds,
 )
-from aitherd.engines import engine
 from aitherd.errors import (
     AitherError,
     BackingOff,
@@ -119,9 +118,11 @@ class Conductor:
         for model in self.fleet.models.values():
             self.books[model.name] = self._book(model)
         self.systemd.watch(self.observer.unit_changed)
-        held = self._state.held | await adopt(self, self._state.levels)
+        before = self._state
+        self._state = State(learned=before.learned)
+        held = before.held | await adopt(self, before.levels)
         for book in self.books.values():
-            book.stopped_by_person = book.name in self._state.stopped
+            book.stopped_by_person = book.name in before.stopped
             book.wanted = book.comes_back
             if book.name in held:
                 self._background(self._hold_again(book))
@@ -152,8 +153,6 @@ class Conductor:
                 self.books[model.name] = self._book(model)
             else:
                 book.model = model
-                book.engine = engine(model.engine, model.health)
-                book.learned = self._learned(model)
         for name, book in list(self.books.items()):
             if name not in fleet.models:
                 self._background(self._retire(book))
@@ -186,7 +185,8 @@ class Conductor:
                 remedy=f"aitherctl start {model} tries at once",
                 retry_after=left,
             )
-        self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
+        if not book.waiters:
+            self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
         bound = self.fleet.settings.wait if timeout is None else timeout
         claim = await demand.wait(book, claim=True, timeout=bound, limit=book.model.max_waiting)
         assert claim is not None
@@ -219,7 +219,8 @@ class Conductor:
     async def stop(self, model: str, *, force: bool = False) -> None:
         book = self._known(model)
         if book.unit_leaving:
-            # The unit's own stop command, after its engine died or gave way: there is nothing left to stop.
+            # The unit's own stop command, run because its engine died, was released or is being stopped already.
+            await book.stop_done.wait()
             return
         book.stopped_by_person = True
         book.wanted = False
@@ -275,7 +276,7 @@ class Conductor:
         return book if book is not None else self.books[self.resolve(model)]
 
     def _book(self, model: Model) -> Book:
-        return Book(model, engine(model.engine, model.health), self.clock, self._changed, self._learned(model))
+        return Book(model, self.clock, self._changed, self._learned)
 
     def _learned(self, model: Model) -> Learned:
         key = learning_key(model.name, model.fingerprint, self.meter.driver)

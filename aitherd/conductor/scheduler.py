@@ -131,7 +131,7 @@ class Scheduler:
         """Starts what can start. Returns the instant at which something is due although nothing changes."""
         due: list[Seconds] = []
         for book in self._books.values():
-            if book.stop_wanted and self._free(book):
+            if book.stop_wanted and self._unclaimed(book):
                 self._spawn(book, self._put_down(book, "asked to", force=book.stop_force))
         lines = []
         for book in self._books.values():
@@ -152,7 +152,7 @@ class Scheduler:
             book = self._books[name]
             scope = self._scope(book)
             # A model that has to wait for its device keeps those behind it from taking that device first.
-            if not scope & claimed and self._free(book):
+            if not scope & claimed and self._unclaimed(book):
                 self._spawn(book, self._bring_in(book))
             claimed |= scope
         for book in self._books.values():
@@ -161,7 +161,7 @@ class Scheduler:
                 continue
             if stops_at > now:
                 due.append(stops_at)
-            elif self._free(book):
+            elif self._unclaimed(book):
                 self._spawn(book, self._idle_out(book))
         return min(due, default=None)
 
@@ -178,7 +178,7 @@ class Scheduler:
             return frozenset()
         return frozenset(book.placement or book.model.devices or self._meter.accounts.devices or ("gpu0",))
 
-    def _free(self, book: Book) -> bool:
+    def _unclaimed(self, book: Book) -> bool:
         """Whether no transition runs for `book` or on its devices."""
         scope = self._scope(book)
         return book.name not in self._tasks and not any(scope & owned for owned in self._owned.values())

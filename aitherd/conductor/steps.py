@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 RETURN_POLL: Seconds = 0.05
 """How often the devices are measured while bytes are awaited."""
+SETTLED: Seconds = 2.0
+"""An engine that gave some bytes back and no more for this long has given what it gives."""
 SLEEP_TIMEOUT: Seconds = 60.0
 """How long an engine may take to answer that it sleeps: moving 30 GiB to host memory takes seconds."""
 STOP_MARGIN: Seconds = 15.0
@@ -73,16 +75,15 @@ class Steps:
         except EngineRefused as error:
             problem, missing = str(error), expected
         else:
-            missing = await self._await_return(book, before, expected)
+            missing = await self._await_return(book, before, expected, partly=True)
         book.say("")
-        if not missing:
+        given = _without(expected, missing)
+        if given:
             book.learned.observe_freed(sum(book.measured.values()))
-            self._note_returned(book, expected, began, "freed")
+            self._note_returned(book, given, began, "freed")
             return
         book.free_useless = True
-        problem = (
-            problem or f"{_sum(missing)} did not come back within {format_seconds(self._settings().return_timeout)}"
-        )
+        problem = problem or f"nothing came back within {format_seconds(self._settings().return_timeout)}"
         self._records.add(
             Event.LAGGING, f"freeing {book.name} did not work: {problem}", model=book.name, missing=missing
         )
@@ -111,12 +112,13 @@ class Steps:
         except EngineRefused as error:
             problem = str(error)
         else:
-            missing = await self._await_return(book, before, expected)
-            if not missing:
+            missing = await self._await_return(book, before, expected, partly=True)
+            given = _without(expected, missing)
+            if sum(given.values()) > sum(missing.values()):
                 book.say("")
                 book.level = level
                 book.move(Move.ASLEEP)
-                self._note_returned(book, expected, began, "asleep")
+                self._note_returned(book, given, began, "asleep")
                 return
             problem = f"{_sum(missing)} did not come back"
         book.sleep_broken = True
@@ -206,18 +208,27 @@ class Steps:
         )
 
     async def _await_return(
-        self, book: Book, before: Accounts, expected: Mapping[DeviceId, Bytes]
+        self, book: Book, before: Accounts, expected: Mapping[DeviceId, Bytes], *, partly: bool = False
     ) -> Mapping[DeviceId, Bytes]:
-        deadline = self._clock.monotonic() + self._settings().return_timeout
-        lagging = False
+        """What of `expected` is not back within the configured time.
+
+        With `partly`, of an engine that stays alive, it also ends once some is back and no more follows.
+        """
+        since = self._clock.monotonic()
+        deadline = since + self._settings().return_timeout
+        last: Mapping[DeviceId, Bytes] = {device: abs(count) for device, count in expected.items()}
+        lagging = moved = False
         while True:
             now = await self._meter.measure()
             if self._meter.problem:
                 # Nothing can be verified; nothing will be loaded on that device either until it can.
                 return NO_BYTES
             missing = outstanding(before, now, book.name, expected)
-            if not missing or self._clock.monotonic() >= deadline:
+            instant = self._clock.monotonic()
+            if not missing or instant >= deadline or (partly and moved and instant - since > SETTLED):
                 return missing
+            if missing != last:
+                last, since, moved = missing, instant, True
             if not lagging:
                 lagging = True
                 book.say(f"waiting for {_sum(missing)} to come back")
@@ -236,6 +247,11 @@ class Steps:
             free=free,
             seconds=round(seconds, 3),
         )
+
+
+def _without(expected: Mapping[DeviceId, Bytes], missing: Mapping[DeviceId, Bytes]) -> Mapping[DeviceId, Bytes]:
+    given = {device: abs(count) - missing.get(device, 0) for device, count in expected.items()}
+    return {device: count for device, count in given.items() if count > 0}
 
 
 def _sum(parts: Mapping[DeviceId, Bytes]) -> str:
