@@ -1,0 +1,47 @@
+"""Waiting lines: which model that is waited for is brought in next.
+
+Only the order is decided here. Whether there is room for a model is the arbiter's to say; who waits, and how a wait
+ends, is the conductor's business. A ready model has no line: its requests never wait behind a swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aitherd.core.policy import DEFAULTS, Policy
+from aitherd.core.words import Seconds
+
+QUICKEST: Seconds = 0.1
+"""A load is never counted as quicker than this, so that an expected duration of 0 does not outweigh everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Those who wait for one model."""
+
+    model: str
+    waiting: int
+    """Requests; 0 when only a hold or a preload wants it, which weighs as one request does."""
+    oldest_since: Seconds
+    """Since when the oldest waits."""
+    seconds: Seconds
+    """Expected time until the model is ready once its turn has come: a cold start, or a wake."""
+
+
+def order(lines: Iterable[Line], now: Seconds, policy: Policy = DEFAULTS) -> tuple[str, ...]:
+    """The models in the order in which to bring them in.
+
+    First the lines whose oldest request has waited beyond the age bound, the oldest first, so that no line starves.
+    Then the others by what a second of loading buys: requests, which weigh more the longer the oldest has waited, over
+    load seconds. Equal lines go by age, then by name.
+    """
+    return tuple(line.model for line in sorted(lines, key=lambda line: _rank(line, now, policy)))
+
+
+def _rank(line: Line, now: Seconds, policy: Policy) -> tuple[float, float, str]:
+    age = max(now - line.oldest_since, 0.0)
+    if age > max(policy.age_bound, policy.age_loads * line.seconds):
+        return (float("-inf"), line.oldest_since, line.model)
+    demand = max(line.waiting, 1) * (1.0 + age / policy.age_bound)
+    return (-demand / max(line.seconds, QUICKEST), line.oldest_since, line.model)

@@ -1,0 +1,67 @@
+"""Waiting lines: who is brought in next."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aitherd.core.policy import Policy
+from aitherd.core.queue import Line, order
+
+NOW = 1000.0
+lines = st.lists(
+    st.builds(
+        Line,
+        model=st.sampled_from("abcdefgh"),
+        waiting=st.integers(0, 50),
+        oldest_since=st.floats(NOW - 300, NOW),
+        seconds=st.floats(0, 120),
+    ),
+    unique_by=lambda line: line.model,
+)
+
+
+def test_more_requests_go_first_where_loading_takes_as_long() -> None:
+    assert order([Line("few", 1, NOW, 5.0), Line("many", 9, NOW, 5.0)], NOW) == ("many", "few")
+
+
+def test_the_quicker_load_goes_first_where_as_many_wait() -> None:
+    assert order([Line("cold", 2, NOW, 60.0), Line("asleep", 2, NOW, 2.0)], NOW) == ("asleep", "cold")
+
+
+def test_a_wait_within_the_bound_weighs_more_the_longer_it_lasts() -> None:
+    assert order([Line("new", 1, NOW, 5.0), Line("old", 1, NOW - 10, 5.0)], NOW) == ("old", "new")
+
+
+def test_a_line_beyond_the_age_bound_goes_before_any_crowd() -> None:
+    assert order([Line("crowd", 500, NOW - 1, 1.0), Line("aged", 1, NOW - 21, 5.0)], NOW) == ("aged", "crowd")
+
+
+def test_a_slow_load_is_given_its_own_time_before_it_counts_as_overdue() -> None:
+    slow, crowd = Line("slow", 1, NOW - 80, 60.0), Line("crowd", 500, NOW, 1.0)
+    assert order([slow, crowd], NOW) == ("crowd", "slow")
+    assert order([slow, crowd], NOW + 11) == ("slow", "crowd")
+
+
+def test_a_preload_counts_as_one_request() -> None:
+    assert order([Line("preload", 0, NOW, 5.0), Line("two", 2, NOW, 5.0)], NOW) == ("two", "preload")
+    assert order([Line("slow", 1, NOW, 9.0), Line("preload", 0, NOW, 5.0)], NOW) == ("preload", "slow")
+
+
+@given(lines)
+def test_each_line_has_its_place_whatever_the_order_it_came_in(lines: list[Line]) -> None:
+    assert sorted(order(lines, NOW)) == sorted(line.model for line in lines)
+    assert order(lines, NOW) == order(lines[::-1], NOW)
+
+
+@given(lines)
+def test_overdue_lines_come_first_and_in_the_order_of_their_age(lines: list[Line]) -> None:
+    policy = Policy()
+    since = {
+        line.model: line.oldest_since
+        for line in lines
+        if NOW - line.oldest_since > max(policy.age_bound, policy.age_loads * line.seconds)
+    }
+    first = order(lines, NOW, policy)[: len(since)]
+    assert set(first) == set(since)
+    assert [since[model] for model in first] == sorted(since.values())
