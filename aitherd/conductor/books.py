@@ -16,6 +16,7 @@ from aitherd.conductor.operations import ModelStatus
 from aitherd.config import Model
 from aitherd.core.learning import Learned
 from aitherd.core.ledger import Accounts
+from aitherd.core.policy import DEFAULTS
 from aitherd.core.residency import Event as Move
 from aitherd.core.residency import move
 from aitherd.core.words import (
@@ -31,9 +32,6 @@ from aitherd.core.words import (
 )
 from aitherd.engines import engine
 from aitherd.engines.base import Engine
-
-FREQUENCY_HALF_LIFE: Seconds = 600.0
-"""After this long without use a model's use count weighs half. (GDSF with decay; see ARCHITECTURE.md)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +225,7 @@ class Book:
         """A claim for one more request. The model must be ready."""
         claim = Claim(self, waited, why)
         now = self.clock.monotonic()
-        self.frequency = 1.0 + self.frequency * 0.5 ** ((now - self.last_used) / FREQUENCY_HALF_LIFE)
+        self.frequency = 1.0 + self.frequency * 0.5 ** ((now - self.last_used) / DEFAULTS.half_life)
         self.last_used = now
         self.in_flight += 1
         self.free_useless = False

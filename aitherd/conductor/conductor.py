@@ -26,7 +26,7 @@ from aitherd.conductor.steps import Steps
 from aitherd.conductor.store import State, Store, learning_key
 from aitherd.config import Fleet, Model, check_devices
 from aitherd.core.learning import Learned
-from aitherd.core.routing import Catalogue
+from aitherd.core.routing import Catalogue, nearest
 from aitherd.core.words import (
     Bytes,
     DeviceId,
@@ -163,8 +163,10 @@ class Conductor:
     def resolve(self, name: str) -> str:
         model = self._catalogue.resolve(name)
         if model is None:
+            meant = " or ".join(nearest(name, self.fleet.names))
             known = ", ".join(sorted(self.fleet.names)) or "none is configured"
-            raise UnknownModel(f"there is no model {name!r}", remedy=f"the models are: {known}")
+            hint = f"did you mean {meant}? " if meant else ""
+            raise UnknownModel(f"there is no model {name!r}", remedy=f"{hint}The models are: {known}")
         return model
 
     def try_use(self, model: str) -> Claim | None:

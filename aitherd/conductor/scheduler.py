@@ -20,7 +20,8 @@ from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.steps import Steps
 from aitherd.config import Settings
-from aitherd.core.arbiter import Policy, decide
+from aitherd.core.arbiter import decide
+from aitherd.core.policy import Policy
 from aitherd.core.queue import Line, order
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import (
@@ -148,7 +149,7 @@ class Scheduler:
             oldest = min((waiter.since for waiter in book.waiters), default=now)
             lines.append(Line(book.name, len(book.waiters), oldest, self._seconds(book)))
         claimed: set[DeviceId] = set()
-        for name in order(lines, now):
+        for name in order(lines, now, self.policy()):
             book = self._books[name]
             scope = self._scope(book)
             # A model that has to wait for its device keeps those behind it from taking that device first.

@@ -1,0 +1,72 @@
+"""What outlives the daemon survives writing and reading, and damage never keeps the daemon from starting."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aitherd.conductor.store import State, Store, learning_key
+from aitherd.core.learning import Learned
+
+
+def learned() -> Learned:
+    found = Learned()
+    found.observe_footprint(5 << 30)
+    found.observe_start(3.5)
+    return found
+
+
+def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
+    key = learning_key("vision", "abc", "570.1")
+    state = State(
+        held=frozenset({"chat"}), stopped=frozenset({"embed"}), levels={"challenger": 2}, learned={key: learned()}
+    )
+    Store(tmp_path).save(state)
+    assert Store(tmp_path).load() == state
+
+
+def test_nothing_saved_is_an_empty_state(tmp_path: Path) -> None:
+    assert Store(tmp_path / "not-there").load() == State()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '"text"',
+        '{"version": 99}',
+        '{"version": 1, "held": "chat", "stopped": [], "levels": {}, "learned": {}}',
+        '{"version": 1, "held": [1], "stopped": [], "levels": {}, "learned": {}}',
+        '{"version": 1, "held": [], "stopped": [], "levels": {"a": "deep"}, "learned": {}}',
+        '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": {"a": {"peaks": ["x"]}}}',
+        '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": 3}',
+    ],
+)
+def test_a_damaged_file_is_kept_aside_and_not_believed(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "state.json").write_text(damage)
+    assert Store(tmp_path).load() == State()
+    assert (tmp_path / "state.broken").read_text() == damage
+
+
+def test_a_directory_that_cannot_be_written_costs_no_exception(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    Store(blocked / "below").save(State(held=frozenset({"chat"})))
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(State(held=frozenset({"chat"})))
+    (tmp_path / "state.new").mkdir()
+    store.save(State(held=frozenset({"other"})))
+    assert json.loads((tmp_path / "state.json").read_text())["held"] == ["chat"]
+
+
+def test_the_same_state_is_written_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(State())
+    (tmp_path / "state.json").unlink()
+    store.save(State())
+    assert not (tmp_path / "state.json").exists()
