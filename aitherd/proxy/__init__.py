@@ -1,0 +1,1 @@
+"""HTTP in and out: the OpenAI-compatible proxy. Knows the conductor only through its operations."""

@@ -1,0 +1,118 @@
+"""Bodies that the daemon writes itself: errors in OpenAI's shape, and its own routes' JSON. Plain values, no I/O."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+
+import msgspec
+
+from aitherd.conductor.operations import ModelStatus
+from aitherd.core.words import Residency, Seconds
+from aitherd.errors import AitherError, UnknownModel
+from aitherd.proxy.refusals import WrongMethod
+
+RUNNING = frozenset({Residency.STARTING, Residency.READY, Residency.STOPPING})
+"""What llama-swap's `/running` would list; its states have the same names as ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer of the daemon."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    fields: bytes = b""
+    """Further header lines, complete."""
+
+    def wire(self, *, head_only: bool, closing: bool, keeping: bool) -> bytes:
+        """As sent: without its body to HEAD. `closing`: the connection ends; `keeping`: HTTP/1.0 is told that not."""
+        phrase = HTTPStatus(self.status).phrase
+        head = (
+            f"HTTP/1.1 {self.status} {phrase}\r\nDate: {formatdate(usegmt=True)}\r\nServer: aitherd\r\n".encode()
+            + (b"" if self.status == 204 else b"Content-Length: %d\r\n" % len(self.body))
+            + (b"Content-Type: %b\r\n" % self.content_type if self.body else b"")
+            + self.fields
+            + (b"Connection: close\r\n" if closing else b"Connection: keep-alive\r\n" if keeping else b"")
+            + b"\r\n"
+        )
+        return head if head_only else head + self.body
+
+
+def json_answer(value: object, status: int = 200) -> Answer:
+    """`value` as JSON."""
+    return Answer(status, msgspec.json.encode(value))
+
+
+def error_answer(error: AitherError) -> Answer:
+    """How any error looks to a client: OpenAI's envelope, and Retry-After or Allow where they help."""
+    fields = b""
+    if error.retry_after is not None:
+        fields += b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after))
+    if isinstance(error, WrongMethod):
+        fields += b"Allow: %b\r\n" % error.allow.encode()
+    body = {
+        "error": {
+            "message": str(error),
+            "type": _error_type(error.status),
+            "param": "model" if isinstance(error, UnknownModel) else None,
+            "code": error.code,
+        }
+    }
+    return Answer(error.status, msgspec.json.encode(body), fields=fields)
+
+
+def _error_type(status: int) -> str:
+    """`error.type` as OpenAI's clients know it."""
+    if status == 429:
+        return "rate_limit_error"
+    if status == 403:
+        return "permission_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def model_object(identity: str, status: ModelStatus, created: int) -> dict[str, object]:
+    """One entry of `/v1/models`; what OpenAI's shape has no place for is under `aither`."""
+    return {
+        "id": identity,
+        "object": "model",
+        "created": created,
+        "owned_by": "aither",
+        "aither": {"model": status.name, "residency": str(status.residency), "can": status.can},
+    }
+
+
+def model_list(statuses: Iterable[ModelStatus], created: int) -> dict[str, object]:
+    """`/v1/models`: every name that may be asked for. `created` is a Unix time."""
+    return {
+        "object": "list",
+        "data": [
+            model_object(identity, status, created)
+            for status in statuses
+            for identity in dict.fromkeys((status.name, *status.serves))
+        ],
+    }
+
+
+def running(statuses: Iterable[ModelStatus], now: Seconds) -> dict[str, object]:
+    """`/running` in llama-swap's shape. `ttl` is the time left in seconds, 0 without an end. `now` is Unix time."""
+    return {
+        "running": [
+            {
+                "model": status.name,
+                "state": str(status.residency),
+                "cmd": shlex.join(status.command),
+                "proxy": str(status.endpoint or ""),
+                "ttl": max(1, math.ceil(status.stops_at - now)) if status.stops_at else 0,
+                "name": status.name,
+                "description": status.description,
+            }
+            for status in statuses
+            if status.residency in RUNNING
+        ]
+    }

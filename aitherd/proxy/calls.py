@@ -1,0 +1,107 @@
+"""The three ways in which a request says which model it is for: in JSON, in a form, in its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aitherd.proxy.bodies import FormModel, json_model, json_renamed
+from aitherd.proxy.exchange import ClientSide, Context
+from aitherd.proxy.refusals import BadRequest, BodyTooLarge, WrongMediaType
+from aitherd.proxy.relay import Relay
+from aitherd.proxy.routes import Handling, Match
+from aitherd.proxy.wire import RequestHead
+
+
+class JsonCall(Relay):
+    """The body is JSON: kept whole, read for its `model`, sent as it came."""
+
+    def begin(self) -> None:
+        super().begin()
+        if self.head.content_encoding not in {b"", b"identity"}:
+            raise WrongMediaType("the body must not be compressed")
+        self.invite()
+
+    def body(self, data: bytes) -> None:
+        super().body(data)
+        self.parts.append(data)
+
+    def end(self) -> None:
+        self.complete = True
+        parts = self.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        asked = json_model(body)
+        self.model = self.context.operations.resolve(asked)
+        renamed = self.context.rename(asked, self.model)
+        if renamed is not None:
+            body = json_renamed(body, renamed)
+        self.parts = [body]
+        self.length = len(body)
+        self.claim()
+
+
+class FormCall(Relay):
+    """The body is a form: kept as far as its `model` field, streamed from there on."""
+
+    def begin(self) -> None:
+        super().begin()
+        self._form: FormModel | None = FormModel(self.head.content_type)
+        """While the `model` field has not come by."""
+        self.invite()
+
+    def body(self, data: bytes) -> None:
+        super().body(data)
+        form = self._form
+        if form is None:
+            self.stream(data)
+        elif form.feed(data):
+            self._form = None
+            asked = form.model or ""
+            self.model = self.context.operations.resolve(asked)
+            taken = form.taken(self.context.rename(asked, self.model))
+            if self.length is not None:
+                self.length += len(taken) - self.received
+            self.claim()
+            self.stream(taken)
+        elif len(form) > self.context.limits.model_search:
+            raise BodyTooLarge("the form's `model` field comes too late", remedy="put it before the file")
+
+    def end(self) -> None:
+        if self._form is not None:
+            raise BadRequest("the form has no `model` field")
+        self.stream_end()
+
+
+class PassCall(Relay):
+    """The path names the model: the body, whatever it is, is streamed."""
+
+    def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match) -> None:
+        super().__init__(context, client, head, match)
+        self._name = match.name
+
+    def begin(self) -> None:
+        head = self.head
+        # An upgrade to anything else (h2c) would open a way around the paths that are never passed on.
+        wanted = head.upgrade if head.upgrade == b"websocket" and head.method == b"GET" and not head.has_body else b""
+        super().begin()
+        head.upgrade = wanted
+        self.model = self.context.operations.resolve(self._name)
+        self.invite()
+        if head.has_body:
+            self.claim()
+
+    def body(self, data: bytes) -> None:
+        super().body(data)
+        self.stream(data)
+
+    def end(self) -> None:
+        if self.head.has_body:
+            self.stream_end()
+        else:
+            self.complete = True
+            self.claim()
+
+
+CALLS: Mapping[Handling, type[Relay]] = MappingProxyType(
+    {Handling.JSON: JsonCall, Handling.FORM: FormCall, Handling.PASS: PassCall}
+)

@@ -1,0 +1,247 @@
+"""One request and its answer, as far as every kind has it in common; and what all exchanges of a proxy share.
+
+Who answers is decided by the subclass: an engine (`relay.py`) or the daemon itself (`local.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import StrEnum
+from time import monotonic
+from typing import Any, Protocol
+
+import structlog
+
+from aitherd.conductor.operations import Operations
+from aitherd.core.words import Bytes, Seconds
+from aitherd.errors import AitherError
+from aitherd.proxy.answers import Answer, error_answer
+from aitherd.proxy.limits import Limits
+from aitherd.proxy.metrics import Metrics
+from aitherd.proxy.routes import Match
+from aitherd.proxy.upstream import Pool
+from aitherd.proxy.wire import RequestHead
+
+_RENAMES_FOR: Seconds = 1.0
+
+
+class Outcome(StrEnum):
+    """How an exchange ended. Every exchange ends once."""
+
+    COMPLETE = "complete"
+    """With a whole answer, be it an error."""
+    LEFT = "client left"
+    BROKEN = "upstream broke off"
+    """In the middle of the answer, which the client sees as a connection that is cut."""
+
+
+class ClientSide(Protocol):
+    """What an exchange, and the proxy, may do to the connection of a client."""
+
+    def write(self, data: bytes) -> None:
+        """Sends."""
+
+    def pause(self) -> None:
+        """Reads no more of the request's body."""
+
+    def resume(self) -> None:
+        """Reads on."""
+
+    def done(self, *, keep: bool) -> None:
+        """The exchange is over; `keep` says that another may follow."""
+
+    def cut(self, *, hard: bool) -> None:
+        """Ends the connection without completing the answer; `hard` without sending what is buffered."""
+
+    def tick(self, now: Seconds) -> None:
+        """Looks at every deadline; `now` is monotonic."""
+
+    def drain(self) -> None:
+        """Ends the connection as soon as nothing is under way on it."""
+
+    def abort(self) -> None:
+        """Refuses what is under way, and ends the connection."""
+
+
+class Context:
+    """What the exchanges of one proxy share."""
+
+    def __init__(self, operations: Operations, limits: Limits, started: int) -> None:
+        self.operations = operations
+        self.limits = limits
+        self.started = started
+        """Unix time."""
+        self.pool = Pool(limits)
+        self.metrics = Metrics()
+        self.draining = False
+        self.clients: set[ClientSide] = set()
+        """Open client connections."""
+        self.no_clients = asyncio.Event()
+        """Set while there are none."""
+        self.no_clients.set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._renames: dict[str, tuple[Seconds, str | None]] = {}
+        self._log = structlog.get_logger("aitherd.access")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs `work`, which handles its own errors, until it ends or the proxy is drained."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def arrived(self, client: ClientSide) -> None:
+        """A client connected."""
+        self.clients.add(client)
+        self.metrics.connections += 1
+        self.no_clients.clear()
+
+    def left(self, client: ClientSide) -> None:
+        """A client's connection is gone."""
+        self.clients.discard(client)
+        self.metrics.connections -= 1
+        if not self.clients:
+            self.no_clients.set()
+
+    def rename(self, asked: str, model: str) -> str | None:
+        """The name to put into a request that asked for `model` as `asked`; None when the engine knows that name.
+
+        Engines know the names that the model serves, not the name of its file. What is served changes with the
+        configuration only, so it is looked up once a second at most.
+        """
+        if asked != model:
+            return None
+        now = monotonic()
+        known = self._renames.get(model)
+        if known is None or known[0] < now:
+            serves = self.operations.status(model).serves
+            known = self._renames[model] = (now + _RENAMES_FOR, serves[0] if serves and model not in serves else None)
+        return known[1]
+
+    def account(self, exchange: Exchange) -> None:
+        """Counts an exchange that ended, and records it without its content."""
+        seconds = monotonic() - exchange.began
+        status = exchange.status
+        outcome = exchange.outcome
+        counted = status if outcome is Outcome.COMPLETE else 499 if outcome is Outcome.LEFT else 502
+        self.metrics.in_flight -= 1
+        self.metrics.count(exchange.model, exchange.route, counted, seconds, exchange.first_byte, exchange.waited)
+        self._log.info(
+            "request",
+            aither_event="request",
+            aither_model=exchange.model,
+            route=exchange.route,
+            status=status,
+            outcome=outcome.value,
+            waited=exchange.waited,
+            first_byte=exchange.first_byte,
+            received=exchange.received,
+            sent=exchange.sent,
+            seconds=seconds,
+        )
+
+
+class Exchange:
+    """One request and its answer. On its own it can only refuse; subclasses answer."""
+
+    def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match | None) -> None:
+        self.context = context
+        self.client = client
+        self.head = head
+        self.route = "" if match is None else match.route.name
+        self.model = ""
+        """Empty until it is known, and for requests that are about none."""
+        self.began: Seconds = monotonic()
+        self.first_byte: Seconds | None = None
+        """From `began` to the answer's head."""
+        self.waited: Seconds | None = None
+        """How long it waited for its model; None before it has one."""
+        self.received: Bytes = 0
+        """Of the request's body."""
+        self.sent: Bytes = 0
+        """To the client, heads included."""
+        self.status = 0
+        """Of the answer; 0 before there is one."""
+        self.complete = False
+        """Whether the whole request has been received."""
+        self.outcome = Outcome.COMPLETE
+        self.over = False
+        self.tunnelling = False
+        context.metrics.in_flight += 1
+
+    def begin(self) -> None:
+        """The head is known. May raise AitherError to refuse, as `body` and `end` may."""
+
+    def body(self, data: bytes) -> None:
+        """A piece of the body came."""
+        self.received += len(data)
+
+    def end(self) -> None:
+        """The request is complete."""
+        self.complete = True
+
+    def from_client(self, data: bytes) -> None:
+        """Bytes of a tunnel came from the client."""
+
+    def client_full(self) -> None:
+        """The client reads slower than it is written to."""
+
+    def client_drained(self) -> None:
+        """The client has caught up."""
+
+    def client_lost(self) -> None:
+        """The client is gone."""
+        if not self.over:
+            self._end(Outcome.COMPLETE if self.tunnelling else Outcome.LEFT)
+
+    def tick(self, now: Seconds) -> None:
+        """Time has passed; `now` is monotonic."""
+
+    def let_go(self) -> None:
+        """Gives back whatever the exchange holds. Called once, when it is over."""
+
+    def answer(self, answer: Answer) -> None:
+        """Answers in the daemon's own name, and is over. In the middle of another answer the client is cut instead."""
+        if self.over:
+            return
+        if self.status:
+            self.break_off(hard=False)
+            return
+        keep = self.keeps()
+        data = answer.wire(head_only=self.head.method == b"HEAD", closing=not keep, keeping=keep and self.head.http10)
+        self.status = answer.status
+        self.first_byte = monotonic() - self.began
+        self.send(data)
+        self._end(Outcome.COMPLETE)
+        self.client.done(keep=keep)
+
+    def refuse(self, error: AitherError) -> None:
+        """Answers with an error, and is over."""
+        self.answer(error_answer(error))
+
+    def break_off(self, *, hard: bool) -> None:
+        """Cuts the client in the middle of its answer, and is over."""
+        if not self.over:
+            self._end(Outcome.BROKEN)
+            self.client.cut(hard=hard)
+
+    def finish(self, *, keep: bool) -> None:
+        """The answer has been sent completely, and the exchange is over."""
+        self._end(Outcome.COMPLETE)
+        self.client.done(keep=keep)
+
+    def keeps(self) -> bool:
+        """Whether the client's connection can serve another request after this answer."""
+        return self.complete and self.head.keep_alive and not self.context.draining
+
+    def send(self, data: bytes) -> None:
+        """Sends to the client."""
+        self.sent += len(data)
+        self.client.write(data)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.over = True
+        self.outcome = outcome
+        self.let_go()
+        self.context.account(self)

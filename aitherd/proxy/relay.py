@@ -1,0 +1,335 @@
+"""One request relayed to the engine of a model, and the engine's answer relayed back.
+
+How it goes: claim the model (at once if it is ready, else by a task that waits) → take a connection → send → pass the
+answer on as it comes. Which model it is, the subclasses in `calls.py` find out. Each side is read only as fast as the
+other takes it. Once the engine has sent a byte nothing is ever sent again; once the client has got a byte an error can
+only be shown by cutting its connection, never by an end that looks like one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from aitherd.conductor.operations import Use
+from aitherd.core.words import Bytes, Seconds
+from aitherd.errors import AitherError
+from aitherd.proxy.exchange import ClientSide, Context, Exchange
+from aitherd.proxy.refusals import BodyTooLarge, UpstreamFailed, UpstreamSilent
+from aitherd.proxy.routes import Match
+from aitherd.proxy.upstream import UpstreamConnection
+from aitherd.proxy.wire import (
+    CONTINUE,
+    END,
+    LAST_CHUNK,
+    RequestHead,
+    ResponseEvent,
+    ResponseHead,
+    Switched,
+    chunk,
+    framing,
+    request_bytes,
+    response_bytes,
+)
+
+_JOINED: Bytes = 64 * 1024
+"""A body up to this size goes into one write with its head; a longer one is not copied for that."""
+
+
+class Relay(Exchange):
+    """A request for a model. Subclasses set `model` and call `claim`, once."""
+
+    def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match) -> None:
+        super().__init__(context, client, head, match)
+        self.parts: list[bytes] = []
+        """Of the body, not sent yet; kept for another try where the whole body was at hand."""
+        self.length: int | None = head.length
+        """Of the body as it is sent on; None for chunked."""
+        self._target = match.target
+        self._ahead: Bytes = 0
+        """Bytes in `parts` of a body that is streamed."""
+        self._task: asyncio.Task[None] | None = None
+        self._use: Use | None = None
+        self._connection: UpstreamConnection | None = None
+        self._resent = False
+        """Whether sending the request again is out of the question: it was, or cannot be."""
+        self._response: ResponseHead | None = None
+        self._chunked = False
+        """Whether the answer is chunked towards the client."""
+        self._keep = False
+        self._deadline: Seconds = 0.0
+        """Monotonic; 0 while nothing is expected of the engine."""
+
+    # The request.
+
+    def begin(self) -> None:
+        self._check_length(self.head.length or 0)
+        self.head.upgrade = b""
+
+    def invite(self) -> None:
+        """Lets a client go on that waits to be told that its body is welcome."""
+        if self.head.expects_continue and self.head.has_body:
+            self.send(CONTINUE)
+
+    def body(self, data: bytes) -> None:
+        self.received += len(data)
+        self._check_length(self.received)
+
+    def stream(self, data: bytes) -> None:
+        """Sends a piece of the body on, or keeps it, within bounds, until there is somebody to send it to."""
+        if self.over:
+            return
+        if self._connection is not None:
+            self._deadline = monotonic() + self.context.limits.first_byte_timeout
+            self._connection.transport.write(chunk(data) if self.length is None else data)
+            return
+        self.parts.append(data)
+        self._ahead += len(data)
+        if self._ahead > self.context.limits.ahead:
+            self.client.pause()
+
+    def stream_end(self) -> None:
+        """The streamed body is complete."""
+        self.complete = True
+        if self._connection is not None and self.length is None:
+            self._connection.transport.write(LAST_CHUNK)
+
+    def _check_length(self, length: Bytes) -> None:
+        if length > self.context.limits.body:
+            raise BodyTooLarge(f"a body may have {self.context.limits.body} bytes")
+
+    # The model and the way to it.
+
+    def claim(self) -> None:
+        """Claims the model and sends the request, now if the model is ready."""
+        use = self.context.operations.try_use(self.model)
+        if use is None:
+            self._task = self.context.spawn(self._wait())
+        else:
+            self._claimed(use)
+
+    async def _wait(self) -> None:
+        """Waits for the model. The place from which a waiting stream could be told that it is still waited for."""
+        try:
+            use = await self.context.operations.use(self.model)
+        except AitherError as error:
+            self._task = None
+            self.refuse(error)
+        else:
+            self._task = None
+            self._claimed(use)
+
+    def _claimed(self, use: Use) -> None:
+        if self.over:
+            use.release()
+            return
+        self._use = use
+        self.waited = use.waited
+        # A body that is streamed cannot be sent again, so it gets a connection that nobody can have closed meanwhile.
+        connection = self.context.pool.take(use.endpoint) if self.complete else None
+        if connection is None:
+            self._task = self.context.spawn(self._connect(use))
+        else:
+            self._transmit(connection)
+
+    async def _connect(self, use: Use) -> None:
+        try:
+            connection = await self.context.pool.connect(use.endpoint)
+        except AitherError as error:
+            self._task = None
+            self.refuse(error)
+        else:
+            self._task = None
+            if self.over:
+                connection.drop()
+            else:
+                self._transmit(connection)
+
+    def _transmit(self, connection: UpstreamConnection) -> None:
+        head = self.head
+        self._connection = connection
+        self._deadline = monotonic() + self.context.limits.first_byte_timeout
+        connection.open(self, head_only=head.method == b"HEAD")
+        sent = request_bytes(head, self._target + head.query, connection.host, self.length)
+        parts = self.parts
+        if self.length is None:
+            parts = [chunk(part) for part in parts]
+            if self.complete:
+                parts.append(LAST_CHUNK)
+        if self.length and self.length > _JOINED:
+            connection.transport.write(sent)
+            for part in parts:
+                connection.transport.write(part)
+        else:
+            connection.transport.write(b"".join((sent, *parts)))
+        if not self.complete:
+            # From here on the body is streamed, and cannot be sent a second time.
+            self.parts = []
+            self._resent = True
+            self.client.resume()
+
+    # The answer.
+
+    def answered(self, events: list[ResponseEvent]) -> None:
+        """The engine sent something: passed on in one write."""
+        out: list[bytes] = []
+        body: list[bytes] = []
+        ended = surplus = False
+        for event in events:
+            if ended:
+                surplus = True
+            elif type(event) is bytes:
+                body.append(event)
+            elif event is END:
+                # Informational answers end as well.
+                ended = self._response is not None
+            elif type(event) is ResponseHead:
+                if event.status >= 200:
+                    out.append(self._answer_begins(event))
+                elif event.status == 101:
+                    self._switching(event)
+                elif event.status != 100 and not self.head.http10:
+                    out.append(response_bytes(event, b"", b""))
+            elif type(event) is Switched:
+                self._switched(event.rest)
+            elif isinstance(event, AitherError):
+                self._pass_on(out, body, ended=False)
+                self._misspoke(event)
+            if self.over:
+                return
+        self._pass_on(out, body, ended=ended)
+        if ended:
+            self._ended(reusable=not surplus)
+        elif self._deadline:
+            self._deadline = monotonic() + self.context.limits.stall_timeout
+
+    def _pass_on(self, out: list[bytes], body: list[bytes], *, ended: bool) -> None:
+        if body:
+            data = body[0] if len(body) == 1 else b"".join(body)
+            out.append(chunk(data) if self._chunked else data)
+        if ended and self._chunked:
+            out.append(LAST_CHUNK)
+        if out:
+            self.send(out[0] if len(out) == 1 else b"".join(out))
+
+    def _answer_begins(self, response: ResponseHead) -> bytes:
+        """The head for the client."""
+        self._response = response
+        self.status = response.status
+        self.first_byte = monotonic() - self.began
+        lines, self._chunked, self._keep = framing(self.head, response, keep=self.keeps())
+        return response_bytes(response, self._who(), lines)
+
+    def _who(self) -> bytes:
+        """Header lines that say who answered, why and after what wait."""
+        use = self._use
+        assert use is not None
+        return b"X-Aither-Upstream: %b\r\nX-Aither-Reason: %b\r\nX-Aither-Waited-Ms: %d\r\n" % (
+            use.model.encode(),
+            " ".join(use.why.split()).encode("ascii", "replace"),
+            use.waited * 1000,
+        )
+
+    def _ended(self, *, reusable: bool) -> None:
+        """The engine's answer is complete and sent."""
+        connection, response = self._connection, self._response
+        assert response is not None
+        self._connection = None
+        if connection is not None:
+            if reusable and self.complete and response.keep_alive and response.delimited:
+                self.context.pool.give(connection)
+            else:
+                connection.drop()
+        self.finish(keep=self._keep)
+
+    def _misspoke(self, error: AitherError) -> None:
+        """The engine failed: shown to the client in the way that is left."""
+        if self._response is None:
+            self.refuse(error)
+        else:
+            # Where only the end of the connection ends the answer, an orderly one would look like the answer's.
+            self.break_off(hard=self._response.length is None and not self._chunked)
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The engine's connection is gone: the answer's end, another try, or a failure."""
+        connection, self._connection = self._connection, None
+        if self.tunnelling:
+            self.finish(keep=False)
+        elif self._response is not None:
+            if error is None and not self._response.delimited:
+                self._pass_on([], [], ended=True)
+                self._ended(reusable=False)
+            else:
+                self._misspoke(UpstreamFailed("the engine broke off"))
+        elif connection is not None and connection.reused and not connection.heard and not self._resent:
+            # The engine closed it before it can have seen the request, which is still at hand: once more.
+            self._resent = True
+            assert self._use is not None
+            self._task = self.context.spawn(self._connect(self._use))
+        else:
+            self.refuse(UpstreamFailed(f"the engine of {self.model} closed the connection without an answer"))
+
+    # Tunnels.
+
+    def _switching(self, response: ResponseHead) -> None:
+        if not self.head.upgrade:
+            self._misspoke(UpstreamFailed("the engine changed protocols without being asked"))
+            return
+        self.status = 101
+        self.first_byte = monotonic() - self.began
+        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.head.upgrade
+        self.send(response_bytes(response, self._who(), lines))
+
+    def _switched(self, rest: bytes) -> None:
+        assert self._connection is not None
+        self.tunnelling = True
+        self._connection.tunnel = True
+        self._deadline = 0.0
+        if rest:
+            self.send(rest)
+        self.client.resume()
+
+    def tunnelled(self, data: bytes) -> None:
+        """Bytes of a tunnel came from the engine."""
+        self.send(data)
+
+    def from_client(self, data: bytes) -> None:
+        self.received += len(data)
+        if self._connection is not None:
+            self._connection.transport.write(data)
+
+    # Back-pressure, time, the end.
+
+    def client_full(self) -> None:
+        self._deadline = 0.0
+        if self._connection is not None:
+            self._connection.hold()
+
+    def client_drained(self) -> None:
+        if self._connection is not None:
+            if not self.tunnelling:
+                self._deadline = monotonic() + self.context.limits.stall_timeout
+            self._connection.go_on()
+
+    def upstream_full(self) -> None:
+        """The engine takes the body slower than the client sends it."""
+        self.client.pause()
+
+    def upstream_drained(self) -> None:
+        """It has caught up."""
+        self.client.resume()
+
+    def tick(self, now: Seconds) -> None:
+        if self._deadline and now >= self._deadline:
+            self._misspoke(UpstreamSilent(f"the engine of {self.model} did not answer in time", retry_after=1))
+
+    def let_go(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
+        use, self._use = self._use, None
+        if use is not None:
+            use.release()

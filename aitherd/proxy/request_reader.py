@@ -1,0 +1,136 @@
+"""Reads what clients send, strictly. Bytes in, events out; no I/O.
+
+llhttp (through httptools) parses; what it lets through and a strict server must not is refused here: transfer codings
+other than chunked, chunked on HTTP/1.0, a missing, doubled or odd Host, targets that are not a plain path
+(RFC 9112 sections 3.2, 6.1, 6.3, 11.2).
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from aitherd.proxy.limits import Limits
+from aitherd.proxy.refusals import BadRequest, TargetTooLong, WrongExpectation, WrongVersion
+from aitherd.proxy.wire import HOP, Reader, RequestEvent, RequestHead, Switched, strike
+
+_TARGET = re.compile(rb"/[!-\"$-~]*")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+
+_FRAMING = frozenset({b"connection", b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+"""What a client shows to us is none of the engine's business."""
+_OWN = HOP | _FRAMING | _CREDENTIALS | {b"http2-settings"}
+"""Fields that are not passed on as they came."""
+
+
+class RequestReader(Reader):
+    """Turns what a client sends into events: for each request a RequestHead, its body in pieces, END.
+
+    An AitherError among the events is how the client has to be refused; nothing may be fed after it. After Switched,
+    feed nothing until `resume`.
+    """
+
+    __slots__ = ("_parser", "_target")
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._target = b""
+        self._parser = httptools.HttpRequestParser(self)
+
+    def feed(self, data: bytes) -> list[RequestEvent]:
+        """The events that `data` completes, in order."""
+        events: list[RequestEvent] = []
+        self._events = events
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as switch:
+            events.append(Switched(data[switch.args[0] :]))
+        except httptools.HttpParserError as error:
+            events.append(self._refusal or BadRequest(f"not HTTP/1.1: {error}"))
+        else:
+            if self._in_head or not events:
+                self._bound(len(data), bool(events))
+        return events
+
+    def resume(self) -> None:
+        """Reads on as HTTP after an upgrade that was declined."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._in_head = False
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._size += len(url)
+        if len(self._target) > self._limits.line:
+            raise self.refuse(TargetTooLong(f"a request target may have {self._limits.line} bytes"))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser = self._parser
+        version = parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            raise self.refuse(WrongVersion(f"HTTP/{version} is not spoken here", remedy="use HTTP/1.1"))
+        http10 = version == "1.0"
+        target = self._target
+        if _TARGET.fullmatch(target) is None and not (target == b"*" and parser.get_method() == b"OPTIONS"):
+            raise self.refuse(
+                BadRequest("the request target must be a path", remedy="send `/path`, not an absolute URL")
+            )
+        head = RequestHead(
+            parser.get_method(), target, b"", http10, parser.should_keep_alive(), 0, b"", b"", False, b"", []
+        )
+        mark = target.find(b"?")
+        if mark >= 0:
+            head.path, head.query = target[:mark], target[mark:]
+        self._read_fields(head)
+        self._events.append(head)
+
+    def _read_fields(self, head: RequestHead) -> None:
+        hosts = codings = lengths = 0
+        nominated: list[bytes] = []
+        upgrade = b""
+        fields = head.fields
+        for name, value in self._fields:
+            low = name.lower()
+            if low not in _OWN:
+                fields += (name, b": ", value, b"\r\n")
+                if low == b"content-type":
+                    head.content_type = value
+                elif low == b"content-encoding":
+                    head.content_encoding = value.strip().lower()
+            elif low == b"host":
+                hosts += 1
+                if _HOST.fullmatch(value.strip()) is None:
+                    raise self.refuse(BadRequest("the Host header is not a host"))
+            elif low == b"content-length":
+                lengths += 1
+                if _LENGTH.fullmatch(value.strip()) is None:
+                    raise self.refuse(BadRequest("the Content-Length header is not a length"))
+                head.length = int(value)
+            elif low == b"connection":
+                nominated += [token.strip().lower() for token in value.split(b",")]
+            elif low == b"transfer-encoding":
+                codings += 1
+                if value.strip().lower() != b"chunked" or head.http10:
+                    raise self.refuse(BadRequest("the only transfer coding is chunked, on HTTP/1.1"))
+            elif low == b"upgrade":
+                upgrade = value.strip().lower()
+            elif low == b"expect":
+                if value.strip().lower() != b"100-continue":
+                    raise self.refuse(WrongExpectation("Expect may only ask for 100-continue"))
+                head.expects_continue = not head.http10
+        if hosts > 1 or (hosts == 0 and not head.http10):
+            raise self.refuse(BadRequest("a request has exactly one Host header"))
+        if codings > 1 or lengths > 1 or (codings and lengths):
+            raise self.refuse(BadRequest("a request has one Content-Length or one Transfer-Encoding"))
+        if codings:
+            head.length = None
+        if b"upgrade" in nominated and not head.http10:
+            head.upgrade = upgrade
+        strike(fields, nominated)

@@ -1,0 +1,86 @@
+"""The proxy as a whole: its listeners, the clock that looks at deadlines, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from time import monotonic, time
+from typing import Any
+
+from aitherd.conductor.operations import Operations
+from aitherd.core.words import Seconds
+from aitherd.proxy.connection import ClientConnection
+from aitherd.proxy.exchange import Context
+from aitherd.proxy.limits import Limits
+from aitherd.proxy.metrics import Metrics
+
+BACKLOG = 4096
+"""Clients that may wait to be accepted; the kernel caps it at net.core.somaxconn."""
+
+
+class Proxy:
+    """The proxy: give it listening sockets with `serve`, end it with `close_listeners` and `drain`."""
+
+    def __init__(self, operations: Operations, limits: Limits | None = None) -> None:
+        self._context = Context(operations, limits or Limits(), int(time()))
+        self._servers: list[asyncio.Server] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the proxy has counted."""
+        return self._context.metrics
+
+    async def serve(self, sockets: list[socket.socket]) -> None:
+        """Accepts clients on `sockets` (Unix or TCP, bound) from now on. A Unix socket's path is left in place."""
+        loop = asyncio.get_running_loop()
+        for plug in sockets:
+            if plug.family == socket.AF_UNIX:
+                # systemd goes on listening there.
+                kept: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+                server = await loop.create_unix_server(self._accept, sock=plug, backlog=BACKLOG, **kept)
+            else:
+                server = await loop.create_server(self._accept, sock=plug, backlog=BACKLOG)
+            self._servers.append(server)
+
+    def close_listeners(self) -> None:
+        """Accepts no more clients. Connections live on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def drain(self, timeout: Seconds) -> None:
+        """Lets requests under way end for up to `timeout` seconds, refuses those that have not, closes everything."""
+        self._context.draining = True
+        for connection in tuple(self._context.clients):
+            connection.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._context.no_clients.wait(), timeout)
+        for connection in tuple(self._context.clients):
+            connection.abort()
+        tasks = tuple(self._context.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._context.pool.close()
+        # Transports that were told to close do so in the loop's next turns.
+        await asyncio.sleep(0)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _accept(self) -> ClientConnection:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._context.limits.tick, self._tick)
+        return ClientConnection(self._context)
+
+    def _tick(self) -> None:
+        """Looks at all deadlines. Runs only while there are connections, so that idling costs nothing."""
+        now = monotonic()
+        for connection in tuple(self._context.clients):
+            connection.tick(now)
+        spare = self._context.pool.tick(now)
+        again = bool(self._context.clients) or spare
+        self._timer = asyncio.get_running_loop().call_later(self._context.limits.tick, self._tick) if again else None

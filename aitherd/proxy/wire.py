@@ -1,0 +1,207 @@
+"""The words of HTTP/1.x without I/O: heads and events, what both readers share, and heads written as bytes.
+
+Reading requests is `request_reader.py`, reading answers `response_reader.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias
+
+from aitherd.errors import AitherError
+from aitherd.proxy.limits import Limits
+from aitherd.proxy.refusals import HeadTooLarge
+
+
+class Mark(Enum):
+    """Events that carry nothing."""
+
+    END = "end"
+    """The message is complete."""
+
+
+END: Final = Mark.END
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+HOP = frozenset({b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-authenticate", b"proxy-authorization"})
+"""Fields that a hop consumes and never passes on (RFC 9110 section 7.6.1)."""
+
+
+@dataclass(slots=True, eq=False)
+class RequestHead:
+    """A request's head, checked."""
+
+    method: bytes
+    path: bytes
+    """The target up to the question mark, as sent."""
+    query: bytes
+    """From the question mark on, with it; empty without one."""
+    http10: bool
+    keep_alive: bool
+    length: int | None
+    """Bytes of the body; None when it is chunked."""
+    content_type: bytes
+    content_encoding: bytes
+    expects_continue: bool
+    upgrade: bytes
+    """The protocol that the client wants to change to, lower case; empty when it wants none."""
+    fields: list[bytes]
+    """The header lines to pass on: name, `: `, value, line end, over and over."""
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows."""
+        return self.length != 0
+
+
+@dataclass(slots=True, eq=False)
+class ResponseHead:
+    """An answer's head, checked."""
+
+    status: int
+    reason: bytes
+    keep_alive: bool
+    length: int | None
+    """Bytes of the body; None when it is chunked or ends with the connection."""
+    bodiless: bool
+    """No body follows, whatever the headers say."""
+    delimited: bool
+    """The end of the body can be told from the end of the connection."""
+    fields: list[bytes]
+    """The header lines to pass on, as in RequestHead."""
+
+
+@dataclass(slots=True, eq=False)
+class Switched:
+    """The message ended and what follows is not HTTP, or not until the upgrade is declined."""
+
+    rest: bytes
+
+
+RequestEvent: TypeAlias = RequestHead | bytes | Literal[Mark.END] | Switched | AitherError
+ResponseEvent: TypeAlias = ResponseHead | bytes | Literal[Mark.END] | Switched | AitherError
+
+
+class Reader:
+    """What both directions share: collecting fields and keeping them bounded."""
+
+    __slots__ = ("_began", "_events", "_fields", "_in_head", "_limits", "_refusal", "_size", "_tail")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._events: list[Any] = []
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._in_head = False
+        self._began = False
+        """Whether the head in progress began in the bytes being fed."""
+        self._size = 0
+        """Bytes of the head so far."""
+        self._tail = 0
+        """Bytes fed since a body last yielded something: chunk extensions and trailers."""
+        self._refusal: AitherError | None = None
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a head has begun and is not complete."""
+        return self._in_head
+
+    def on_message_begin(self) -> None:
+        self._fields = []
+        self._in_head = self._began = True
+        self._size = self._tail = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # A trailer: bounded by `_bound`, never passed on.
+        size = len(name) + len(value) + 4
+        self._size += size
+        if size > self._limits.line or self._size > self._limits.head:
+            raise self.refuse(
+                HeadTooLarge(f"a header line may have {self._limits.line} bytes, a head {self._limits.head}")
+            )
+        self._fields.append((name, value))
+
+    def on_body(self, body: bytes) -> None:
+        self._events.append(body)
+
+    def on_message_complete(self) -> None:
+        self._events.append(END)
+
+    def refuse(self, error: AitherError) -> AitherError:
+        self._refusal = error
+        return error
+
+    def _bound(self, fed: int, yielded: bool) -> None:
+        """Refuses heads, trailers and chunk extensions that do not end, after `fed` more bytes."""
+        if self._in_head:
+            # Of the bytes in which a head begins only its complete lines count: the others may belong to a body before.
+            if not self._began:
+                self._size += fed
+            too_long = self._size > self._limits.head
+        else:
+            self._tail = 0 if yielded else self._tail + fed
+            too_long = self._tail > self._limits.head
+        self._began = False
+        if too_long:
+            self._events.append(HeadTooLarge(f"a head may have {self._limits.head} bytes"))
+
+
+def strike(fields: list[bytes], nominated: list[bytes]) -> None:
+    """Removes the fields that a Connection header names as meant for one hop."""
+    names = {name for name in nominated if name not in {b"keep-alive", b"close", b"upgrade", b""}}
+    if names:
+        fields[:] = [
+            part
+            for start in range(0, len(fields), 4)
+            if fields[start].lower() not in names
+            for part in fields[start : start + 4]
+        ]
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk of a chunked body. `data` must not be empty: that would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def request_bytes(head: RequestHead, target: bytes, host: bytes, length: int | None) -> bytes:
+    """The head as sent to an engine, for a body of `length` bytes (None: chunked)."""
+    parts = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", *head.fields]
+    if length is None:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif length or head.method in {b"POST", b"PUT", b"PATCH"}:
+        parts.append(b"Content-Length: %d\r\n" % length)
+    if head.upgrade:
+        parts += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def response_bytes(head: ResponseHead, extra: bytes, framing: bytes) -> bytes:
+    """The head as sent to a client; `extra` and `framing` are complete header lines of ours."""
+    return b"".join((b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason), *head.fields, extra, framing, b"\r\n"))
+
+
+def framing(request: RequestHead, response: ResponseHead, *, keep: bool) -> tuple[bytes, bool, bool]:
+    """How an answer is framed towards the client: header lines, whether in chunks, whether the connection stays.
+
+    `keep` says whether it could stay. A client of HTTP/1.0 knows no chunks: where the length is unknown, the end of
+    the connection ends its answer.
+    """
+    chunked = False
+    lines = b""
+    if response.length is not None and (not response.bodiless or request.method == b"HEAD"):
+        lines = b"Content-Length: %d\r\n" % response.length
+    elif not response.bodiless:
+        if request.http10:
+            keep = False
+        else:
+            chunked = True
+            lines = b"Transfer-Encoding: chunked\r\n"
+    if not keep:
+        lines += b"Connection: close\r\n"
+    elif request.http10:
+        lines += b"Connection: keep-alive\r\n"
+    return lines, chunked, keep

@@ -1,0 +1,1 @@
+"""The proxy on real sockets, in front of real servers."""
