@@ -140,6 +140,7 @@ def test_a_stronger_directory_overrides_by_file_name_and_a_null_link_masks(machi
         ('description = "100 % of it, %n and %%"', "100 %% of it, %%n and %%%%"),
         ('description = "Größe"', "Größe"),
         ('description = "a = b; #c"', "a = b; #c"),
+        ('description = "first"\ndescription = "second"', "first"),
         # Not plain: the unit is named after the model instead.
         ('description = "escaped \\" quote"', None),
         ('description = """multi', None),
