@@ -93,7 +93,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`aitherd.toml`, checked. The defaults are those of a missing file; what each key means is said in `written.py`."""
+    """`aitherd.toml`, checked. Defaults are those of a missing file; what each key means is said in `written.py`."""
 
     # Deciding: section `arbiter`.
     reserve: Bytes = 512 * 2**20

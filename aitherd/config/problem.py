@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class BadValue(ValueError):
+    """A value that does not do; whoever knows the file and the key makes a Problem of it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one file, or worth knowing about it."""

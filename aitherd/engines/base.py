@@ -123,6 +123,10 @@ class Engine:
     """The name in model files."""
     speaks_unix: ClassVar[bool] = False
     """Whether it can listen on a Unix socket."""
+    listen_options: ClassVar[tuple[str, ...]] = ("--host", "--port")
+    """Options of its command that say where it listens, which is aitherd's to say."""
+    listen_variables: ClassVar[tuple[str, ...]] = ()
+    """Environment variables that say so."""
     frees: ClassVar[bool] = False
     """Whether `free` gives device bytes back while it stays ready."""
     own_queue: ClassVar[bool] = False

@@ -17,6 +17,7 @@ class ComfyUi(Engine):
     """ComfyUI's `main.py`. It listens on a port only."""
 
     kind = "comfyui"
+    listen_options = ("--listen", "--port")
     frees = True
     own_queue = True
 

@@ -14,6 +14,7 @@ class ExecHttp(Engine):
 
     kind = "exec"
     speaks_unix = True
+    listen_options = ()
 
     def __init__(self, health_path: str = "/health") -> None:
         self.health_path = health_path

@@ -17,6 +17,7 @@ class LlamaServer(Engine):
 
     kind = "llama-server"
     speaks_unix = True
+    listen_variables = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT")
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         if endpoint.socket is not None:

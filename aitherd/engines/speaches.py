@@ -18,6 +18,8 @@ class Speaches(Engine):
 
     kind = "speaches"
     speaks_unix = True
+    listen_options = ("--host", "--port", "--uds", "--fd")
+    listen_variables = ("UVICORN_HOST", "UVICORN_PORT", "UVICORN_UDS", "UVICORN_FD")
     frees = True
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:

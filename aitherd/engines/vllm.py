@@ -22,6 +22,7 @@ class Vllm(Engine):
 
     kind = "vllm"
     speaks_unix = True
+    listen_options = ("--host", "--port", "--uds")
     quiet_start = True
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:

@@ -15,6 +15,7 @@ class Xtts(Engine):
     """`python -m xtts_api_server`. It cannot give device memory back while it lives."""
 
     kind = "xtts"
+    listen_options = ("--host", "-hs", "--port", "-p")
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         return Launch((*command, *listen_on_port(endpoint, "--host")))

@@ -1,0 +1,176 @@
+"""Files to a checked fleet: reads what counts, collects every problem, and lets nothing half checked through.
+
+What one key may hold is in `written.py`, what the keys of one file mean together in `checks.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from aitherd.config.checks import Findings, build
+from aitherd.config.files import Source, Unreadable, model_sources, read, settings_source
+from aitherd.config.fleet import Fleet, Model, Settings
+from aitherd.config.problem import BadValue, Problem, shown, suggestion
+from aitherd.config.properties import RESOURCES, SERVICE
+from aitherd.config.written import ModelFile, SettingsFile, Written, check_name
+
+File = TypeVar("File", bound=Written)
+
+_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+_KINDS: Mapping[str, tuple[str, str]] = {
+    "missing": ("it is missing", "set it"),
+    "list_type": ("not a list", 'write ["one", "two"]'),
+    "dict_type": ("not a table", "write it as a table, [resources] or [service]"),
+    "model_type": ("not a table", "write it as a table in brackets"),
+}
+"""pydantic's own errors, for people: type -> message and remedy."""
+
+
+def load(directories: Sequence[Path], *, user: bool) -> tuple[Fleet | None, tuple[Problem, ...]]:
+    """See `aitherd.config.load`."""
+    problems: list[Problem] = []
+    settings = _settings(settings_source(directories), problems)
+    sources, unlisted = model_sources(directories)
+    problems.extend(unlisted)
+    models = [_model(source.path, settings, problems, user=user) for source in sources if not source.masked]
+    found = {model.name: model for model in models if model is not None}
+    names = _names(found.values(), problems)
+    _ports(found.values(), problems)
+    if any(problem.error for problem in problems):
+        return None, tuple(problems)
+    return Fleet(settings, MappingProxyType(found), MappingProxyType(names)), tuple(problems)
+
+
+def _settings(source: Source | None, problems: list[Problem]) -> Settings:
+    if source is None or source.masked:
+        return Settings()
+    written = _written(source.path, SettingsFile, problems)
+    # Model files are checked all the same, so that all problems are told at once.
+    return written.settings() if written is not None else Settings()
+
+
+def _model(path: Path, settings: Settings, problems: list[Problem], *, user: bool) -> Model | None:
+    name = path.name.removesuffix(".toml")
+    findings = Findings(path)
+    try:
+        check_name(name)
+    except BadValue as bad:
+        findings.error("", name, bad.message, f"rename the file: {bad.remedy}")
+    written = _written(path, ModelFile, findings.problems)
+    model = build(name, written, settings, findings, user=user) if written is not None else None
+    problems.extend(findings.problems)
+    return None if any(problem.error for problem in findings.problems) else model
+
+
+def _written(path: Path, kind: type[File], problems: list[Problem]) -> File | None:
+    """The content of one file, or None after its problems have been added."""
+    try:
+        return kind.model_validate(_parsed(path, read(path)))
+    except Unreadable as error:
+        problems.append(error.problem)
+    except ValidationError as error:
+        problems.extend(_problem(path, kind, dict(detail)) for detail in error.errors(include_url=False))
+    return None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    """The TOML document. Raises Unreadable."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Unreadable(_syntax(path, text, str(error))) from error
+    except (ValueError, RecursionError, OverflowError) as error:
+        # Numbers with thousands of digits, dates that do not exist, brackets nested without end.
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Unreadable(Problem(path, "", "", f"not TOML that can be read: {reason}", "correct the file")) from error
+
+
+def _syntax(path: Path, text: str, message: str) -> Problem:
+    place = _PLACE.search(message)
+    lines = text.split("\n")
+    line, column = len(lines), len(lines[-1]) + 1
+    if place is not None and place[1]:
+        line, column = int(place[1]), int(place[2])
+    shown_line = lines[line - 1] if line <= len(lines) else ""
+    return Problem(
+        path,
+        "",
+        "",
+        f"not TOML: {_PLACE.sub('', message)}",
+        "text goes in quotation marks, lists in square brackets, one key a line",
+        line=line,
+        column=column,
+        detail=(shown_line, f"{' ' * (column - 1)}^") if len(shown_line) <= 200 else (),
+    )
+
+
+def _problem(path: Path, kind: type[Written], detail: Mapping[str, Any]) -> Problem:
+    location: Sequence[str | int] = detail["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    cause = detail.get("ctx", {}).get("error")
+    value = "" if detail["type"] == "missing" else shown(detail["input"])
+    if isinstance(cause, BadValue):
+        return Problem(path, key, value, cause.message, cause.remedy)
+    if detail["type"] == "extra_forbidden":
+        return Problem(path, key, value, "unknown key", _known(kind, location))
+    message, remedy = _KINDS.get(detail["type"], (str(detail["msg"]), "correct the value"))
+    return Problem(path, key, value, message, remedy)
+
+
+def _known(kind: type[Written], location: Sequence[str | int]) -> str:
+    """A remedy for an unknown key: where it belongs, or the nearest one."""
+    name = str(location[-1])
+    if kind is ModelFile:
+        for table, entries in (("resources", RESOURCES), ("service", SERVICE)):
+            if name in entries:
+                return f"move it below [{table}]"
+    for part in location[:-1]:
+        annotation = kind.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        kind = annotation
+    known = [field.alias or name for name, field in kind.model_fields.items()]
+    return suggestion(name, known, f"remove it; the keys are {', '.join(known)}")
+
+
+def _names(models: Iterable[Model], problems: list[Problem]) -> dict[str, str]:
+    """Every name that clients may ask for. A model's own name cannot be served by another."""
+    models = tuple(models)
+    owners = {model.name: model for model in models}
+    for model in models:
+        for served in model.serves:
+            owner = owners.setdefault(served, model)
+            if owner is not model:
+                what = "is the name of" if owner.name == served else "serves the same name as"
+                problems.append(
+                    Problem(
+                        model.path,
+                        "serves",
+                        shown(served),
+                        f"it {what} the model {owner.name} in {owner.path}",
+                        "let one of the two go by another name",
+                    )
+                )
+    return {name: model.name for name, model in owners.items()}
+
+
+def _ports(models: Iterable[Model], problems: list[Problem]) -> None:
+    taken: dict[int, Model] = {}
+    for model in models:
+        if model.port is not None and (other := taken.setdefault(model.port, model)) is not model:
+            problems.append(
+                Problem(
+                    model.path,
+                    "port",
+                    str(model.port),
+                    f"the model {other.name} in {other.path} has the same port",
+                    "take another port, or leave it out",
+                )
+            )

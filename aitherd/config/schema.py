@@ -1,0 +1,80 @@
+"""What is generated from the classes in `written.py`: JSON Schemas for editors, and the template of `aitherd.toml`.
+
+`python -m aitherd.config.schema [DIRECTORY]` writes all of it, below `etc` unless another directory is given.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
+
+from aitherd.config.units import duration_text, parse_size, size_text
+from aitherd.config.written import ModelFile, SettingsFile, Written
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+COLUMNS = 100
+
+
+def model_schema() -> dict[str, Any]:
+    """JSON Schema of a model file."""
+    return {"$schema": DIALECT, **ModelFile.model_json_schema()}
+
+
+def settings_schema() -> dict[str, Any]:
+    """JSON Schema of `aitherd.toml`."""
+    return {"$schema": DIALECT, **SettingsFile.model_json_schema()}
+
+
+def template() -> str:
+    """`aitherd.toml` with every key commented out at its default."""
+    lines = [
+        "# Settings of aitherd. Every key is shown at its default; remove the # to change it, then run",
+        "# `aitherctl check-config` and `systemctl reload aitherd`.",
+    ]
+    for name, field in SettingsFile.model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type) and issubclass(section, Written)
+        lines += ["", f"# {section.__doc__}", f"[{name}]"]
+        for key, entry in section.model_fields.items():
+            lines += _comment(entry.description or "")
+            lines.append(f"#{entry.alias or key} = {_default(entry)}")
+    return "\n".join(lines) + "\n"
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Every generated file, its path relative to the directory of configuration files."""
+    for name, schema in (("aitherd", settings_schema()), ("model", model_schema())):
+        yield Path("schema") / f"{name}.schema.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    yield Path("aitherd.toml"), template()
+
+
+def main(directory: Path) -> None:
+    """Writes every generated file below `directory`."""
+    for path, text in generated():
+        target = directory / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, COLUMNS)]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=False)
+    if any(isinstance(entry, BeforeValidator) and entry.func is parse_size for entry in field.metadata):
+        return f'"{size_text(value)}"'
+    if isinstance(value, int):
+        return str(value)
+    return f'"{value}"' if isinstance(value, str) else f'"{duration_text(value)}"'
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "etc"))

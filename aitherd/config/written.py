@@ -1,0 +1,283 @@
+"""The two kinds of configuration file as they are written: keys, types, ranges and what each key means.
+
+Text from outside becomes typed values here, key by key. What keys mean together is checked in `checks.py`; the JSON
+Schemas and the template of `aitherd.toml` are made from these classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from aitherd.config.fleet import Settings
+from aitherd.config.problem import BadValue, suggestion
+from aitherd.config.properties import TABLES
+from aitherd.config.units import parse_duration, parse_endless, parse_size
+from aitherd.core.words import Bytes, ResidencyClass, Seconds
+from aitherd.engines import ENGINES
+
+ABILITIES = (
+    *("chat", "completions", "vision", "tools", "reasoning", "embeddings", "rerank"),
+    *("transcriptions", "translations", "speech", "images"),
+)
+"""What a model can do, named after the routes of the OpenAI API and what a chat request may ask for."""
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MAX_SERVED_NAME = 255
+DEFAULTS = Settings()
+
+
+def check_name(name: str) -> str:
+    """A model's name, which becomes part of unit names and paths. Raises BadValue."""
+    if not NAME.fullmatch(name) or ".." in name or name.endswith((".", "-engine")):
+        reserved = name.endswith("-engine")
+        raise BadValue(
+            "names that end in -engine are taken by the units of engines" if reserved else "not a name for a model",
+            "use up to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, as in vision.toml",
+        )
+    return name
+
+
+def _name(value: object) -> str:
+    return check_name(_line(value))
+
+
+def _line(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue("not text", "put it in quotation marks")
+    if not value.isprintable():
+        raise BadValue("control characters", "write it on one line")
+    return value
+
+
+def _served(value: object) -> str:
+    name = _line(value)
+    if not name or " " in name or len(name) > MAX_SERVED_NAME:
+        raise BadValue("not a name that clients could ask for", "use up to 255 characters without blanks")
+    return name
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue("not text", 'put every word of the command in quotation marks: "-ngl", "99"')
+    if "\0" in value:
+        raise BadValue("no program can be given a null character", "remove it")
+    return value
+
+
+def _health(value: object) -> str:
+    path = _line(value)
+    if not path.startswith("/") or " " in path:
+        raise BadValue("not a path", 'write it as "/health"')
+    return path
+
+
+def _device(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"gpu[0-9]{1,3}", value):
+        raise BadValue("not a device", 'write "gpu0" for the first GPU that nvidia-smi lists, "gpu1" for the next')
+    return value
+
+
+def _timeout(value: object) -> Seconds:
+    seconds = parse_duration(value)
+    if seconds == 0:
+        raise BadValue("no time at all", 'write a duration such as "5min"')
+    return seconds
+
+
+def _whole(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise BadValue(f"not a whole number from {low} to {high}", "take one from that range")
+        return value
+
+    return parse
+
+
+def _part(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise BadValue("no part of a device", "write one above 0, up to 1: 0.60")
+    return float(value)
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise BadValue(f"not one of {', '.join(words)}", suggestion(str(value), words, "take one of them"))
+        return value
+
+    return parse
+
+
+def _class(value: object) -> ResidencyClass:
+    if value == "swap-slot":
+        raise BadValue(
+            "a slot is no class", 'set class = "on-demand", and swap-slot = "heavy" or what you call the slot'
+        )
+    return ResidencyClass(_one_of(*ResidencyClass)(value))
+
+
+def _typed(parse: Callable[[object], object], **schema: Any) -> tuple[BeforeValidator, WithJsonSchema]:
+    return BeforeValidator(parse), WithJsonSchema(schema)
+
+
+def _tables(table: str) -> dict[str, Any]:
+    entries = {
+        name: {"description": f"{name}= of systemd", "examples": [entry.example]}
+        for name, entry in TABLES[table].items()
+    }
+    return {"type": "object", "properties": entries, "additionalProperties": False}
+
+
+_TIME = {"type": ["string", "number"], "examples": ["5min", "1h 30min", "250ms"]}
+
+Size = Annotated[Bytes, *_typed(parse_size, type=["string", "integer"], examples=["5.2 GiB", "512 MiB", "10G"])]
+Duration = Annotated[Seconds, *_typed(parse_duration, **_TIME)]
+Timeout = Annotated[Seconds, *_typed(_timeout, **_TIME)]
+Endless = Annotated[Seconds | None, *_typed(parse_endless, type=["string", "number"], examples=["5min", "infinity"])]
+Count = Annotated[int, *_typed(_whole(1, 1_000_000), type="integer", minimum=1, maximum=1_000_000)]
+Span = Annotated[int, *_typed(_whole(1, 64), type="integer", minimum=1, maximum=64)]
+Port = Annotated[int, *_typed(_whole(1024, 65535), type="integer", minimum=1024, maximum=65535)]
+Part = Annotated[float, *_typed(_part, type="number", exclusiveMinimum=0, maximum=1)]
+Line = Annotated[str, *_typed(_line, type="string")]
+Name = Annotated[str, *_typed(_name, type="string", pattern=f"^{NAME.pattern}$")]
+Served = Annotated[str, *_typed(_served, type="string", pattern="^[^ ]+$", maxLength=MAX_SERVED_NAME)]
+Word = Annotated[str, *_typed(_word, type="string")]
+Health = Annotated[str, *_typed(_health, type="string", pattern="^/[^ ]*$")]
+Device = Annotated[str, *_typed(_device, type="string", pattern="^gpu[0-9]{1,3}$")]
+Class = Annotated[ResidencyClass, *_typed(_class, enum=[str(word) for word in ResidencyClass])]
+EngineKind = Annotated[str, *_typed(_one_of(*ENGINES), enum=list(ENGINES))]
+Ability = Annotated[str, *_typed(_one_of(*ABILITIES), enum=list(ABILITIES))]
+Listen = Annotated[str, *_typed(_one_of("unix", "port"), enum=["unix", "port"])]
+Level = Annotated[str, *_typed(_one_of(*LOG_LEVELS), enum=list(LOG_LEVELS))]
+
+
+class Written(BaseModel):
+    """Base of what is written in files: keys with hyphens, nothing unknown, nothing converted silently."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), title=None
+    )
+
+
+class ModelFile(Written):
+    """A model server of aitherd. The name of the model is the name of the file."""
+
+    engine: EngineKind = Field(description="Kind of model server.")
+    residency_class: Class = Field(
+        ResidencyClass.ON_DEMAND,
+        alias="class",
+        description="How firmly it stays: essential (never evicted), resident (last), on-demand (stopped when idle).",
+    )
+    description: Line = Field("", description="One line for people.")
+    serves: list[Served] = Field([], description="Names that clients may ask for, besides the model's own.")
+    can: list[Ability] = Field([], description="What it can do.")
+    vram: Size | None = Field(
+        None,
+        description="Device memory that it needs when ready, summed over its devices; what is measured takes over. "
+        "A vLLM may leave it out: --gpu-memory-utilization tells.",
+    )
+    min_gpu_memory_utilization: Part | None = Field(
+        None, description="vLLM only: a --gpu-memory-utilization below this is refused."
+    )
+    idle: Endless = Field(None, description="Without a request for this long it is stopped; infinity for never.")
+    command: list[Word] = Field(
+        description="What runs, one word an entry, without options that say where to listen. "
+        "An exec names its place itself: {socket} or {port}.",
+        json_schema_extra={"minItems": 1},
+    )
+    swap_slot: Name | None = Field(None, description="A slot that at most one awake member may occupy.")
+    devices: list[Device] = Field([], description="Devices that it may use; any when left out.")
+    span: Span = Field(1, description="How many devices it spreads over, in equal parts.")
+    load_timeout: Timeout | None = Field(None, description="How long it may take until it answers.")
+    stop_timeout: Timeout | None = Field(None, description="How long it may take to stop before it is killed.")
+    port: Port | None = Field(None, description="Loopback port to listen on instead of what aitherd would choose.")
+    listen: Listen | None = Field(None, description="Whether it listens on a Unix socket or on a loopback port.")
+    health: Health | None = Field(None, description="exec only: the path that answers 2xx when it is ready.")
+    max_waiting: Count | None = Field(None, description="How many requests may wait for it; the next one is refused.")
+    resources: Annotated[dict[str, Any], WithJsonSchema(_tables("resources"))] = Field(
+        {}, description="Limits and weights of its unit. systemd.resource-control(5)"
+    )
+    service: Annotated[dict[str, Any], WithJsonSchema(_tables("service"))] = Field(
+        {}, description="Surroundings of its unit. systemd.exec(5)"
+    )
+
+
+class ArbiterSection(Written):
+    """Who is loaded, and when somebody gives way."""
+
+    reserve: Size = Field(DEFAULTS.reserve, description="Memory of each device that no plan may use.")
+    wait: Timeout = Field(DEFAULTS.wait, description="How long a request may wait for its model.")
+    max_age: Duration = Field(
+        DEFAULTS.max_age, description="A model that somebody has waited for this long is brought in before any other."
+    )
+    min_residency: Duration = Field(
+        DEFAULTS.min_residency, description="A model is not evicted before it has been ready for this long."
+    )
+    return_timeout: Timeout = Field(
+        DEFAULTS.return_timeout,
+        description="How long device memory may take to be measured as returned before the next harder step is taken.",
+    )
+
+
+class ModelsSection(Written):
+    """What holds for models whose files do not say otherwise."""
+
+    idle: Endless = Field(
+        DEFAULTS.idle, description="Without a request for this long an on-demand model is stopped; infinity for never."
+    )
+    load_timeout: Timeout = Field(
+        DEFAULTS.load_timeout, description="How long a model server may take until it answers."
+    )
+    stop_timeout: Timeout = Field(
+        DEFAULTS.stop_timeout, description="How long a model server may take to stop before it is killed."
+    )
+    max_waiting: Count = Field(
+        DEFAULTS.max_waiting, description="How many requests may wait for one model; the next one is refused."
+    )
+
+
+class ProxySection(Written):
+    """What clients may do."""
+
+    max_head: Size = Field(DEFAULTS.max_head, description="Largest request line and headers together.")
+    max_body: Size = Field(DEFAULTS.max_body, description="Largest request body.")
+    max_connections: Count = Field(DEFAULTS.max_connections, description="Connections that may be open at a time.")
+    head_timeout: Timeout = Field(
+        DEFAULTS.head_timeout, description="How long a client may take to send a request's head, from its first byte."
+    )
+    body_timeout: Timeout = Field(
+        DEFAULTS.body_timeout, description="How long a client may pause while it sends a request's body."
+    )
+    keep_alive: Duration = Field(
+        DEFAULTS.keep_alive, description="How long a connection may stay open between two requests."
+    )
+    drain_timeout: Duration = Field(
+        DEFAULTS.drain_timeout,
+        description="How long requests in flight may go on when the daemon stops; "
+        "keep it below TimeoutStopSec= of aitherd.service.",
+    )
+
+
+class LogSection(Written):
+    """What is written to the journal."""
+
+    level: Level = Field(DEFAULTS.log_level, description="The least that is written: debug, info, warning or error.")
+
+
+class SettingsFile(Written):
+    """Settings of aitherd."""
+
+    arbiter: ArbiterSection = Field(default_factory=lambda: ArbiterSection.model_validate({}))
+    models: ModelsSection = Field(default_factory=lambda: ModelsSection.model_validate({}))
+    proxy: ProxySection = Field(default_factory=lambda: ProxySection.model_validate({}))
+    log: LogSection = Field(default_factory=lambda: LogSection.model_validate({}))
+
+    def settings(self) -> Settings:
+        """The values, checked."""
+        sections = (self.arbiter, self.models, self.proxy)
+        values = {name: value for section in sections for name, value in section}
+        return Settings(**values, log_level=self.log.level)
