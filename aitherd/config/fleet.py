@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from aitherd.core.words import Bytes, DeviceId, ResidencyClass, Seconds
+from aitherd.core.words import HOST, Bytes, DeviceId, ResidencyClass, Seconds
 
 Variant: TypeAlias = tuple[str, object]
 """A D-Bus signature and a value of that type."""
@@ -137,6 +137,7 @@ class Fleet:
         """
         models = {}
         for name, model in self.models.items():
-            sizes = [total for device, total in totals.items() if not model.devices or device in model.devices]
+            devices = [device for device in totals if device != HOST and device in (model.devices or totals)]
+            sizes = [totals[device] for device in devices]
             models[name] = replace(model, vram=model.vram_on(max(sizes))) if sizes else model
         return replace(self, models=models)

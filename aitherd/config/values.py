@@ -234,7 +234,7 @@ def bandwidth(value: object) -> int:
     match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)", str(value))
     if match is None:
         raise BadValue("not a bandwidth", 'write bytes a second, such as "200M"')
-    return int(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
+    return int(match[1]) * int(1000 ** " KMGT".index(match[2] or " "))
 
 
 def bind(value: str) -> tuple[str, str, bool, int]:
