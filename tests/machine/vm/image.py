@@ -5,20 +5,19 @@ An image's name holds a hash of everything that went into it: the package list, 
 be deleted from the cache at any time.
 """
 
-import fcntl
 import hashlib
 import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from tests.machine.vm import archive, setup
 from tests.machine.vm.errors import VmError, VmUnavailable
+from tests.testbed import cache
 
 OVERLAY = Path(__file__).parent / "root"
 """Copied over the root file system of every image."""
@@ -101,14 +100,6 @@ MKE2FS = ("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "
 """No journal: a machine that is thrown away needs no crash safety, and pays for every write."""
 
 
-def cache_dir() -> Path:
-    """Where images are kept and guests put their scratch files."""
-    if chosen := os.environ.get("AITHER_TESTBED_CACHE"):
-        return Path(chosen).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "aither-testbed"
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that decides what is in an image."""
@@ -131,15 +122,14 @@ class Recipe:
     @property
     def path(self) -> Path:
         """Where the finished image lies, whether or not it is there yet."""
-        return cache_dir() / f"{self.suite}-{self.key}.img"
+        return cache.root() / f"{self.suite}-{self.key}.img"
 
     def ensure(self) -> Path:
         """Builds the image unless it is there; of several callers at once, one builds and the others wait."""
         if self.path.exists():
             return self.path
         setup.require()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path.with_suffix(".lock")):
+        with cache.locked(self.path.name):
             if not self.path.exists():
                 self._build()
         return self.path
@@ -218,13 +208,6 @@ def _run(
     output.seek(start)
     said = output.read()
     return None if done.returncode == 0 else said
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _lacks_key(output: str) -> bool:

@@ -10,8 +10,9 @@ from types import TracebackType
 from tests.machine.vm import setup
 from tests.machine.vm.errors import GuestDied, VmError
 from tests.machine.vm.guest import Guest
-from tests.machine.vm.image import Recipe, cache_dir
+from tests.machine.vm.image import Recipe
 from tests.machine.vm.uml import Uml
+from tests.testbed import cache
 
 AGENT = Path(__file__).with_name("agent.py")
 
@@ -45,7 +46,7 @@ class Vm:
     def __enter__(self) -> Guest:
         setup.require()
         base = self.recipe.ensure()
-        runs = cache_dir() / "runs"
+        runs = cache.root() / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(dir=runs))
         share = (self.share or self._scratch / "share").absolute()
