@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+from aitherd.core.policy import DEFAULTS as POLICY
 from aitherd.core.words import HOST, Bytes, DeviceId, ResidencyClass, Seconds
 
 Variant: TypeAlias = tuple[str, object]
@@ -98,8 +99,8 @@ class Settings:
     # Deciding: section `arbiter`.
     reserve: Bytes = 512 * 2**20
     wait: Seconds = 600.0
-    max_age: Seconds = 120.0
-    min_residency: Seconds = 10.0
+    age_bound: Seconds = POLICY.age_bound
+    min_residency: Seconds = POLICY.min_residency
     return_timeout: Seconds = 15.0
 
     # What model files may leave out: section `models`.
@@ -110,11 +111,12 @@ class Settings:
 
     # Clients: section `proxy`.
     max_head: Bytes = 64 * 2**10
-    max_body: Bytes = 64 * 2**20
-    max_connections: int = 1024
+    max_body: Bytes = 100 * 2**20
     head_timeout: Seconds = 10.0
-    body_timeout: Seconds = 30.0
     keep_alive: Seconds = 75.0
+    write_timeout: Seconds = 60.0
+    first_byte_timeout: Seconds = 900.0
+    stall_timeout: Seconds = 300.0
     drain_timeout: Seconds = 60.0
 
     # Section `log`.

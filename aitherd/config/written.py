@@ -211,8 +211,10 @@ class ArbiterSection(Written):
 
     reserve: Size = Field(DEFAULTS.reserve, description="Memory of each device that no plan may use.")
     wait: Timeout = Field(DEFAULTS.wait, description="How long a request may wait for its model.")
-    max_age: Duration = Field(
-        DEFAULTS.max_age, description="A model that somebody has waited for this long is brought in before any other."
+    age_bound: Duration = Field(
+        DEFAULTS.age_bound,
+        description="A model that somebody has waited for this long, and for more than one and a half of its loads, "
+        "is brought in before the others.",
     )
     min_residency: Duration = Field(
         DEFAULTS.min_residency, description="A model is not evicted before it has been ready for this long."
@@ -241,19 +243,25 @@ class ModelsSection(Written):
 
 
 class ProxySection(Written):
-    """What clients may do."""
+    """What clients and engines may take on the way of a request."""
 
     max_head: Size = Field(DEFAULTS.max_head, description="Largest request line and headers together.")
     max_body: Size = Field(DEFAULTS.max_body, description="Largest request body.")
-    max_connections: Count = Field(DEFAULTS.max_connections, description="Connections that may be open at a time.")
     head_timeout: Timeout = Field(
         DEFAULTS.head_timeout, description="How long a client may take to send a request's head, from its first byte."
     )
-    body_timeout: Timeout = Field(
-        DEFAULTS.body_timeout, description="How long a client may pause while it sends a request's body."
-    )
     keep_alive: Duration = Field(
         DEFAULTS.keep_alive, description="How long a connection may stay open between two requests."
+    )
+    write_timeout: Timeout = Field(
+        DEFAULTS.write_timeout, description="How long a client may leave what was sent to it unread before it is cut."
+    )
+    first_byte_timeout: Timeout = Field(
+        DEFAULTS.first_byte_timeout,
+        description="How long an engine may take to begin its answer; one that is not streamed begins when it is done.",
+    )
+    stall_timeout: Timeout = Field(
+        DEFAULTS.stall_timeout, description="How long an engine may be silent in the middle of an answer."
     )
     drain_timeout: Duration = Field(
         DEFAULTS.drain_timeout,
