@@ -15,6 +15,9 @@ ORIGINS = {"trixie": "Debian", "forky": "Debian", "noble": "Ubuntu", "resolute":
 
 COMPONENTS = {"Debian": "main", "Ubuntu": "main universe"}
 
+APT_OPTIONS = ('Apt::Install-Recommends "false"', 'Acquire::Check-Valid-Until "false"')
+"""The testing suite's index may be past its Valid-Until on a mirror that lags."""
+
 KEYRINGS = {
     "Debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     "Ubuntu": Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"),
@@ -50,6 +53,11 @@ def source_line(suite: str, *, trusted: bool = False) -> str:
     keyring = KEYRINGS[origin]
     option = "[trusted=yes] " if trusted else f"[signed-by={keyring}] " if keyring.exists() else ""
     return f"deb {option}{mirror(suite)} {suite} {COMPONENTS[origin]}"
+
+
+def lacks_key(output: str) -> bool:
+    """Whether apt said that it cannot check the archive's signature, so that only `trusted` helps."""
+    return "NO_PUBKEY" in output or "is not signed" in output or "Missing key" in output
 
 
 def _origin(suite: str) -> str:

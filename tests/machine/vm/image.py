@@ -91,9 +91,6 @@ CUSTOMIZE = (
 )
 """Shell steps, $1 being the root of the new tree."""
 
-APT_OPTIONS = ('Apt::Install-Recommends "false"', 'Acquire::Check-Valid-Until "false"')
-"""The testing suite's index may be past its Valid-Until on a mirror that lags."""
-
 DPKG_OPTIONS = ("path-exclude=/usr/share/locale/*", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/doc/*")
 
 MKE2FS = ("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-L", "testbed")
@@ -112,7 +109,16 @@ class Recipe:
     def key(self) -> str:
         """A short hash of the recipe."""
         digest = hashlib.sha256()
-        parts = (self.suite, *sorted(self.packages), "", *PACKAGES, *CUSTOMIZE, *APT_OPTIONS, *DPKG_OPTIONS, *MKE2FS)
+        parts = (
+            self.suite,
+            *sorted(self.packages),
+            "",
+            *PACKAGES,
+            *CUSTOMIZE,
+            *archive.APT_OPTIONS,
+            *DPKG_OPTIONS,
+            *MKE2FS,
+        )
         for part in (*parts, str(SIZE_BYTES)):
             digest.update(part.encode() + b"\0")
         for file in sorted(path for path in OVERLAY.rglob("*") if path.is_file()):
@@ -143,7 +149,7 @@ class Recipe:
             tempfile.NamedTemporaryFile(dir=directory, prefix=f"{self.suite}-", suffix=".new") as image,
         ):
             try:
-                if (said := self._bootstrap(tree, output, trusted=False)) is not None and _lacks_key(said):
+                if (said := self._bootstrap(tree, output, trusted=False)) is not None and archive.lacks_key(said):
                     said = self._bootstrap(tree, output, trusted=True)
                 if said is None:
                     image.truncate(SIZE_BYTES)
@@ -164,7 +170,7 @@ class Recipe:
             "--format=tar",
             "--variant=minbase",
             f"--include={','.join((*PACKAGES, *self.packages))}",
-            *(f"--aptopt={option}" for option in APT_OPTIONS),
+            *(f"--aptopt={option}" for option in archive.APT_OPTIONS),
             *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
             f"--customize-hook=sync-in {shlex.quote(str(OVERLAY))} /",
             *(f"--customize-hook={step}" for step in CUSTOMIZE),
@@ -208,10 +214,6 @@ def _run(
     output.seek(start)
     said = output.read()
     return None if done.returncode == 0 else said
-
-
-def _lacks_key(output: str) -> bool:
-    return "NO_PUBKEY" in output or "is not signed" in output or "Missing key" in output
 
 
 def _tail(text: str, lines: int = 15) -> str:
