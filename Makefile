@@ -1,0 +1,70 @@
+# What people and machines run here. Each target sets up what it needs on a fresh Debian or Ubuntu machine: packages as
+# root (without root it says the command), Python packages into .venv by the hashes in requirements-dev.lock.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format generate schema bench deb clean
+
+PYTHON := .venv/bin/python
+STAMP := .venv/.complete
+# The suite that `make deb` builds for: trixie, forky or noble.
+SUITE ?= trixie
+# More for pytest (`make test ARGS='tests/unit -k ledger'`), and which benchmarks to run (`make bench ONLY=proxy,policy`).
+ARGS ?=
+ONLY ?=
+
+# A private service manager with its bus and journal, and the C compiler for the NVML test library.
+NATIVE := systemd dbus dbus-user-session util-linux gcc libc6-dev
+MACHINE := user-mode-linux mmdebstrap e2fsprogs util-linux
+DEB := git dpkg-dev debhelper lintian xz-utils
+
+help:
+	@echo "make demo      the main story, told by real parts on this machine"
+	@echo "make test      unit, native and machine tests (ARGS=... for pytest)"
+	@echo "make check     formatting, lint, types, import direction, generated files"
+	@echo "make bench     the benchmarks and what they are held against (ONLY=proxy,policy,...)"
+	@echo "make deb       build/aitherd_VERSION_amd64.deb (SUITE=trixie, forky or noble)"
+	@echo "make format    formats the code"
+	@echo "make generate  rewrites the generated files (JSON Schema, diagrams)"
+
+venv: $(STAMP)
+
+$(STAMP): requirements-dev.lock
+	@python3 -c 'import ensurepip' 2>/dev/null || packaging/require python3 python3-venv
+	@test -x $(PYTHON) || python3 -m venv .venv
+	$(PYTHON) -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: venv
+	@packaging/require $(NATIVE)
+	@$(PYTHON) -m tests.demo
+
+test: venv
+	@packaging/require $(NATIVE) $(MACHINE) $(DEB)
+	$(PYTHON) -m pytest $(ARGS)
+
+check: venv
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy packaging/deb.py
+	$(PYTHON) -m pytest -q tests/unit/test_architecture.py
+	$(PYTHON) -m tests.generated --check
+
+format: venv
+	$(PYTHON) -m ruff format
+	$(PYTHON) -m ruff check --fix
+
+generate schema: venv
+	$(PYTHON) -m tests.generated
+
+bench: venv
+	@packaging/require $(NATIVE) nginx-light
+	$(PYTHON) -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+deb: venv
+	@packaging/require $(DEB)
+	@deb=$$($(PYTHON) packaging/deb.py --suite $(SUITE)) && lintian --allow-root --fail-on error "$$deb" && echo "$$deb"
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis
