@@ -81,6 +81,8 @@ class Book:
     clock: Clock
     changed: Callable[[str], None]
     """Told the model's name after each change that people may see."""
+    used: Callable[[str], None]
+    """Told the model's name when a request begins or ends, which may be thousands of times a second."""
     recall: Callable[[Model], Learned]
     """What was learned about a model that is configured like this."""
     engine: Engine = field(init=False)
@@ -230,7 +232,7 @@ class Book:
         self.in_flight += 1
         self.free_useless = False
         self.idle.clear()
-        self.changed(self.name)
+        self.used(self.name)
         return claim
 
     def end_use(self) -> None:
@@ -240,7 +242,7 @@ class Book:
         self.last_used_unix = self.clock.unix()
         if self.in_flight == 0:
             self.idle.set()
-        self.changed(self.name)
+        self.used(self.name)
 
     def expected(self) -> Bytes:
         """Device bytes it is expected to need when ready."""
@@ -266,16 +268,18 @@ class Book:
             for rung in self.engine.ladder(self.model.command, {})
         )
 
+    def idles_out(self) -> bool:
+        """Whether it is stopped when it has been idle for its time."""
+        return (
+            self.model.residency_class is ResidencyClass.ON_DEMAND
+            and self.residency is Residency.READY
+            and not self.held
+            and self.model.idle is not None
+        )
+
     def stops_at(self) -> Seconds | None:
         """Monotonic instant at which it has been idle for its time; None when it will not be stopped for that."""
-        if (
-            self.model.residency_class is not ResidencyClass.ON_DEMAND
-            or self.residency is not Residency.READY
-            or self.held
-            or self.busy
-            or self.waiters
-            or self.model.idle is None
-        ):
+        if self.model.idle is None or not self.idles_out() or self.busy or self.waiters:
             return None
         return max(self.last_used, self.ready_since) + self.model.idle
 

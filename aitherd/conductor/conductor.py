@@ -278,7 +278,7 @@ class Conductor:
         return book if book is not None else self.books[self.resolve(model)]
 
     def _book(self, model: Model) -> Book:
-        return Book(model, self.clock, self._changed, self._learned)
+        return Book(model, self.clock, self._changed, self._used, self._learned)
 
     def _learned(self, model: Model) -> Learned:
         key = learning_key(model.name, model.fingerprint, self.meter.driver)
@@ -297,6 +297,11 @@ class Conductor:
         ):
             book.held = True
             self._held(book)
+        for listener in self._listeners:
+            listener(name)
+
+    def _used(self, name: str) -> None:
+        self.scheduler.used()
         for listener in self._listeners:
             listener(name)
 

@@ -80,6 +80,12 @@ class Scheduler:
         """Something changed."""
         self._changed.set()
 
+    def used(self) -> None:
+        """A request began or ended, which only matters to a model that could not come in for what is busy."""
+        if self._not_before:
+            self._not_before.clear()
+            self._changed.set()
+
     @property
     def moving(self) -> bool:
         """Whether any transition runs."""
@@ -114,7 +120,7 @@ class Scheduler:
 
     def policy(self) -> Policy:
         """The arbiter's parameters, as configured."""
-        return Policy(min_residency=self._settings().min_residency)
+        return Policy(min_residency=self._settings().min_residency, age_bound=self._settings().age_bound)
 
     async def plan(self, book: Book) -> Plan | Refusal:
         """What bringing `book` in would do now, from a fresh measurement."""
@@ -157,10 +163,13 @@ class Scheduler:
                 self._spawn(book, self._bring_in(book))
             claimed |= scope
         for book in self._books.values():
-            stops_at = book.stops_at()
-            if stops_at is None or book.name in self._tasks:
+            if book.name in self._tasks or not book.idles_out():
                 continue
-            if stops_at > now:
+            stops_at = book.stops_at()
+            if stops_at is None:
+                # Busy: a request that ends does not wake this loop, so it looks again when that could matter.
+                due.append(now + (book.model.idle or 0.0))
+            elif stops_at > now:
                 due.append(stops_at)
             elif self._unclaimed(book):
                 self._spawn(book, self._idle_out(book))

@@ -42,7 +42,7 @@ def model(name: str = "vision", **changes: Any) -> Model:
 
 def book(hands: Hands, **changes: Any) -> Book:
     """A book of an absent model."""
-    return Book(model(**changes), hands.clock(), hands.changed.append, lambda _: Learned())
+    return Book(model(**changes), hands.clock(), hands.changed.append, hands.changed.append, lambda _: Learned())
 
 
 def ready(hands: Hands, **changes: Any) -> Book:

@@ -1,0 +1,241 @@
+"""The composition root: makes the parts, ties them together, and takes them apart in the right order.
+
+Nothing is decided here. `python -m aitherd` (see `__main__.py`) runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import sdbus
+import structlog
+
+from aitherd import __version__
+from aitherd.bus.authority import Authority
+from aitherd.bus.service import BusService
+from aitherd.conductor.books import Clock
+from aitherd.conductor.conductor import Conductor
+from aitherd.conductor.launch import Host
+from aitherd.conductor.records import Event, Records
+from aitherd.conductor.store import Store
+from aitherd.config import Fleet, Problem, Settings, directories, load
+from aitherd.core.words import Residency, format_bytes
+from aitherd.errors import ConfigurationRefused
+from aitherd.host import journal, log, notify
+from aitherd.host.nvml import Nvml
+from aitherd.host.systemd import Systemd
+from aitherd.proxy.limits import Limits
+from aitherd.proxy.server import Proxy
+
+EX_CONFIG = 78
+"""Exit status for a configuration with errors. sysexits(3); the unit does not restart on it."""
+STATUS_PAUSE = 1.0
+"""The status line that systemd shows is rewritten at most this often, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the daemon was called."""
+
+    user: bool
+    """For the user's own systemd manager and session bus instead of the system's."""
+
+
+class Daemon:
+    """One run of aitherd."""
+
+    def __init__(self, options: Options, fleet: Fleet) -> None:
+        self._options = options
+        self._fleet = fleet
+        self._log = structlog.get_logger("aitherd")
+        self._ending = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until told to end. Raises ConfigurationRefused, or HostFailure when systemd cannot be reached."""
+        async with AsyncExitStack() as stack:
+            user = self._options.user
+            bus = sdbus.sd_bus_open_user() if user else sdbus.sd_bus_open_system()
+            stack.callback(bus.close)
+            systemd = await Systemd.connect(bus)
+            stack.push_async_callback(systemd.close)
+            clock = Clock(time.monotonic, time.time)
+            records = Records(clock.unix)
+            conductor = Conductor(
+                self._fleet,
+                systemd=systemd,
+                sampler=Nvml(),
+                records=records,
+                clock=clock,
+                host=host(user),
+                store=Store(state_directory(user)),
+                last_line=lambda unit, invocation: journal.last_line(unit, invocation, user=user),
+            )
+            await conductor.open()
+            proxy = Proxy(conductor, limits(conductor.fleet.settings))
+            await proxy.serve(list(proxy_sockets(user)))
+
+            async def reload() -> None:
+                self._reload(conductor)
+
+            service = BusService(bus, conductor, records, reload, Authority(bus, user=user))
+            await service.start()
+            conductor.subscribe(lambda _: self._changed.set())
+            self._on_signals(conductor)
+            notify.ready(self._status(conductor))
+            self._log.info("aitherd is up", version=__version__, models=len(conductor.books), user=user)
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(conductor.run(), name="conductor"),
+                    group.create_task(self._keep_alive(), name="watchdog"),
+                    group.create_task(self._keep_status(conductor), name="status"),
+                    group.create_task(warm_up(), name="warm-up"),
+                ]
+                await self._ending.wait()
+                notify.stopping("draining requests in flight")
+                proxy.close_listeners()
+                await proxy.drain(conductor.fleet.settings.drain_timeout)
+                await service.stop()
+                for task in tasks:
+                    task.cancel()
+            self._log.info("aitherd ends; engines run on")
+
+    def _reload(self, conductor: Conductor) -> None:
+        """Takes over the configuration on disk. Raises ConfigurationRefused, and then nothing has changed."""
+        fleet, problems = load(directories(self._options.user), user=self._options.user)
+        if fleet is None:
+            raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
+        conductor.apply(fleet)
+        log.set_level(fleet.settings.log_level)
+        conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
+
+    def _on_signals(self, conductor: Conductor) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor)
+
+    def _hang_up(self, conductor: Conductor) -> None:
+        try:
+            self._reload(conductor)
+        except ConfigurationRefused as error:
+            self._log.error(f"the configuration is not taken over: {error}")
+
+    async def _keep_alive(self) -> None:
+        """Feeds the watchdog, from the loop that does the work: one that hangs feeds nothing."""
+        interval = notify.watchdog_interval()
+        while interval is not None:
+            notify.watchdog()
+            await asyncio.sleep(interval / 2)
+
+    async def _keep_status(self, conductor: Conductor) -> None:
+        last = ""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if (status := self._status(conductor)) != last:
+                notify.status(status)
+                last = status
+            await asyncio.sleep(STATUS_PAUSE)
+
+    def _status(self, conductor: Conductor) -> str:
+        counts = [
+            f"{count} {residency}"
+            for residency in Residency
+            if residency is not Residency.ABSENT
+            and (count := sum(book.residency is residency for book in conductor.books.values()))
+        ]
+        devices = [
+            f"{device.id} {format_bytes(device.free)} of {format_bytes(device.total)} free"
+            for device in conductor.devices()
+            if device.fresh
+        ]
+        return "; ".join([", ".join(counts) or "no model is up", *devices, *conductor.problems()])
+
+
+def limits(settings: Settings) -> Limits:
+    """The proxy's bounds, as configured."""
+    return Limits(
+        head=settings.max_head,
+        body=settings.max_body,
+        header_timeout=settings.head_timeout,
+        keep_alive=settings.keep_alive,
+        write_timeout=settings.write_timeout,
+        first_byte_timeout=settings.first_byte_timeout,
+        stall_timeout=settings.stall_timeout,
+    )
+
+
+def host(user: bool) -> Host:
+    """Where the daemon runs."""
+    if user:
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return Host(True, runtime_directory(user), cache)
+    return Host(False, "/run", "/var/cache")
+
+
+def runtime_directory(user: bool) -> str:
+    """`/run`, or the user's runtime directory."""
+    return (os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") if user else "/run"
+
+
+def state_directory(user: bool) -> Path:
+    """What systemd made for the unit (STATE_DIRECTORY), or where it would have made it."""
+    if given := os.environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return Path(base if user else "/var/lib") / "aither"
+
+
+def proxy_sockets(user: bool) -> Iterable[socket.socket]:
+    """The listening sockets that systemd passed; started by hand, one made here."""
+    passed = [listening for listeners in notify.listen_sockets().values() for listening in listeners]
+    if passed:
+        return passed
+    path = Path(runtime_directory(user)) / "aither" / "aither.sock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    path.chmod(0o600 if user else 0o660)
+    made.listen(1024)
+    return [made]
+
+
+async def warm_up() -> None:
+    """Imports what the first start of an engine needs, now that nobody waits for it."""
+    await asyncio.to_thread(__import__, "httpx")
+
+
+def report(problems: Iterable[Problem]) -> None:
+    """Logs what is wrong with the configuration."""
+    logger = structlog.get_logger("aitherd")
+    for problem in problems:
+        (logger.error if problem.error else logger.info)(str(problem))
+
+
+def main(options: Options) -> int:
+    """Runs the daemon and returns its exit status."""
+    log.setup("info")
+    fleet, problems = load(directories(options.user), user=options.user)
+    report(problems)
+    if fleet is None:
+        return EX_CONFIG
+    log.set_level(fleet.settings.log_level)
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(Daemon(options, fleet).run())
+    except ConfigurationRefused as error:
+        structlog.get_logger("aitherd").error(str(error))
+        return EX_CONFIG
+    return 0
