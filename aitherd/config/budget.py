@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 from aitherd.config.fleet import Fleet, Model
@@ -83,7 +83,7 @@ def _candidates(model: Model, sizes: Mapping[DeviceId, Bytes]) -> tuple[tuple[De
     if not model.vram and model.utilization is None:
         return ()
     allowed = [device for device in sizes if not model.devices or device in model.devices]
-    return tuple(combinations(allowed, model.span))
+    return tuple(islice(combinations(allowed, model.span), MAX_TRIES))
 
 
 def _place(

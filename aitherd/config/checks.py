@@ -156,7 +156,7 @@ def _vllm(file: ModelFile, findings: Findings) -> float | None:
         said = "no --gpu-memory-utilization" if part is None else f"--gpu-memory-utilization {part:.2f}"
         findings.error(
             "min-gpu-memory-utilization",
-            f"{floor:.2f}",
+            floor,
             f"the command has {said}",
             f"set --gpu-memory-utilization to {floor:.2f} or more: below its minimum the engine may crash as it starts",
         )

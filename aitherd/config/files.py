@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,19 +89,21 @@ def read(path: Path) -> str:
     try:
         # Not blocking: a named pipe in the directory must not hang the daemon.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        with ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
                 raise Unreadable(Problem(path, "", "", f"it is {kind}", "move it away, or put a file in its place"))
-            data = file.read(MAX_FILE + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise Unreadable(_unreadable(path, error)) from error
     if len(data) > MAX_FILE:
         raise Unreadable(Problem(path, "", "", "it is larger than 1 MiB", "move it away: it is no configuration file"))
     try:
-        # As an editor on another system may have left it.
-        return data.decode("utf-8").replace("\r\n", "\n")
+        # A byte order mark, and ends of lines, as an editor on another system may have left them.
+        return data.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
