@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -44,18 +45,17 @@ def client(server: subprocess.Popen[bytes]) -> Iterator[httpx.Client]:
     transport = httpx.HTTPTransport(uds=str(folder / "http.sock"))
     with httpx.Client(transport=transport, base_url="http://engine", timeout=WAIT_S) as client:
         deadline = time.monotonic() + WAIT_S
-        while not _ready(client):
+        while not _ready(folder / "http.sock", client):
             assert server.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.02)
         yield client
 
 
-def _ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/health").is_success
-    except httpx.TransportError:
-        return False
+def _ready(path: Path, client: httpx.Client) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        listens = probe.connect_ex(str(path)) == 0
+    return listens and client.get("/health").is_success
 
 
 def chat(content: object, **options: object) -> dict[str, object]:
