@@ -89,6 +89,12 @@ class ConfigurationRefused(AitherError):
     status, code, dbus_name = 400, "invalid_configuration", "InvalidConfiguration"
 
 
+class NotAllowed(AitherError):
+    """The caller may not do that."""
+
+    status, code, dbus_name = 403, "not_allowed", "NotAllowed"
+
+
 class HostFailure(AitherError):
     """systemd, the bus or the kernel refused what was asked."""
 

@@ -1,0 +1,1 @@
+"""The D-Bus interface: objects over the operations that HTTP uses too. Nothing is decided here."""

@@ -1,0 +1,168 @@
+"""The manager: all models by name, on the root object."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeAlias
+
+from sdbus import (
+    DbusObjectManagerInterfaceAsync,
+    DbusPropertyConstFlag,
+    DbusPropertyEmitsChangeFlag,
+    DbusUnprivilegedFlag,
+    dbus_method_async,
+    dbus_property_async,
+)
+
+from aitherd import __version__
+from aitherd.bus.announced import Announced
+from aitherd.bus.authority import Action
+from aitherd.bus.calls import Calls
+from aitherd.bus.names import MANAGER, model_path
+from aitherd.bus.refusals import refusal
+from aitherd.bus.values import Variant, plan_json, record, text
+from aitherd.conductor.operations import ModelStatus, Operations
+from aitherd.conductor.records import Records
+from aitherd.errors import UnknownModel
+
+Row: TypeAlias = tuple[str, str, str, bool, int, int, int, str]
+Entry: TypeAlias = tuple[int, str, str, str, dict[str, Variant]]
+
+
+class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=MANAGER):
+    """The fleet. A model is meant by its name or by any name that it serves."""
+
+    INTERFACE = MANAGER
+
+    def __init__(
+        self, operations: Operations, records: Records, reload: Callable[[], Awaitable[None]], calls: Calls
+    ) -> None:
+        super().__init__()
+        self._operations = operations
+        self._records = records
+        self._reload = reload
+        self._calls = calls
+
+    @dbus_method_async("s", input_args_names=("model",), flags=DbusUnprivilegedFlag, method_name="Start")
+    async def start(self, model: str) -> None:
+        """Brings a model in and leaves it to its idle timeout. Returns when it answers; call without a timeout."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.start, name), Action.START, name, withdraw=True)
+
+    @dbus_method_async("s", input_args_names=("model",), flags=DbusUnprivilegedFlag, method_name="Stop")
+    async def stop(self, model: str) -> None:
+        """Ends the hold, drains the model and stops it. Returns when its bytes are measured as returned."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.stop, name), Action.STOP, name)
+
+    @dbus_method_async("s", input_args_names=("model",), flags=DbusUnprivilegedFlag, method_name="ForceStop")
+    async def force_stop(self, model: str) -> None:
+        """As Stop, without waiting for requests in flight."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.stop, name, force=True), Action.MANAGE, name)
+
+    @dbus_method_async("s", input_args_names=("model",), flags=DbusUnprivilegedFlag, method_name="Hold")
+    async def hold(self, model: str) -> None:
+        """Brings a model in and keeps it until Release or Stop. Returns when it answers; call without a timeout."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.hold, name), Action.START, name, withdraw=True)
+
+    @dbus_method_async("s", input_args_names=("model",), flags=DbusUnprivilegedFlag, method_name="Release")
+    async def release(self, model: str) -> None:
+        """Ends the hold; the model idles out as usual."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.release, name), Action.STOP, name)
+
+    @dbus_method_async(
+        "s",
+        "s",
+        input_args_names=("model",),
+        result_args_names=("plan",),
+        flags=DbusUnprivilegedFlag,
+        method_name="Plan",
+    )
+    async def plan(self, model: str) -> str:
+        """What bringing the model in would do now and cost, or why it cannot be done, as JSON. Changes nothing."""
+        return plan_json(await self._calls.run(partial(self._operations.plan, self._resolve(model))))
+
+    @dbus_method_async(flags=DbusUnprivilegedFlag, method_name="Reload")
+    async def reload(self) -> None:
+        """Takes over the configuration on disk, all of it or, if it has errors, nothing."""
+        await self._calls.run(self._reload, Action.RELOAD)
+
+    @dbus_method_async(
+        result_signature="a(sssbuuto)",
+        result_args_names=("models",),
+        flags=DbusUnprivilegedFlag,
+        method_name="ListModels",
+    )
+    async def list_models(self) -> list[Row]:
+        """Name, class, residency, held, requests in flight, requests waiting, bytes held now, object."""
+        return [_row(status) for status in self._operations.statuses()]
+
+    @dbus_method_async(
+        "s",
+        "o",
+        input_args_names=("model",),
+        result_args_names=("object",),
+        flags=DbusUnprivilegedFlag,
+        method_name="GetModel",
+    )
+    async def get_model(self, model: str) -> str:
+        """The object of a model."""
+        return model_path(self._resolve(model))
+
+    @dbus_method_async(
+        "su",
+        "a(tsssa{sv})",
+        input_args_names=("model", "limit"),
+        result_args_names=("records",),
+        flags=DbusUnprivilegedFlag,
+        method_name="History",
+    )
+    async def history(self, model: str, limit: int) -> list[Entry]:
+        """The latest records, oldest first: Unix time in microseconds, event, model, message, fields.
+
+        An empty model means all; a limit of 0 means all that are kept.
+        """
+        if not model:
+            kept = self._records.latest()
+        else:
+            # A model that is configured no more has a history, too.
+            kept = self._records.latest(model) or self._records.latest(self._resolve(model))
+        return [record(one) for one in kept[-limit:]]
+
+    @dbus_property_async("s", flags=DbusPropertyConstFlag, property_name="Version")
+    def version(self) -> str:
+        """The daemon's version."""
+        return __version__
+
+    @dbus_property_async("b", flags=DbusPropertyEmitsChangeFlag, property_name="Healthy")
+    def healthy(self) -> bool:
+        """Whether there are no Problems."""
+        return not self._operations.problems()
+
+    @dbus_property_async("as", flags=DbusPropertyEmitsChangeFlag, property_name="Problems")
+    def problems(self) -> list[str]:
+        """What keeps the daemon from doing its work, for people."""
+        return [text(problem) for problem in self._operations.problems()]
+
+    def _resolve(self, name: str) -> str:
+        try:
+            return self._operations.resolve(name)
+        except UnknownModel as error:
+            raise refusal(error) from error
+
+
+def _row(status: ModelStatus) -> Row:
+    return (
+        text(status.name),
+        str(status.residency_class),
+        str(status.residency),
+        status.held,
+        status.in_flight,
+        status.waiting,
+        max(sum(status.measured.values()), 0),
+        model_path(status.name),
+    )

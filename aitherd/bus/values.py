@@ -1,0 +1,115 @@
+"""Our values as D-Bus has them: instants in microseconds, text that every client can read, and plans as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from aitherd.conductor.records import Record
+from aitherd.core.words import Claim, DeviceView, Endpoint, Plan, Refusal, Seconds
+
+Variant: TypeAlias = tuple[str, Any]
+"""A signature and a value of that type."""
+
+INT64 = range(-(2**63), 2**63)
+UINT32_MAX = 2**32 - 1
+
+
+def text(value: str) -> str:
+    """`value` as a D-Bus string: valid UTF-8 without NUL, which an engine's last line or a path need not be."""
+    return value.encode("utf-8", "replace").decode("utf-8").replace("\0", "�")
+
+
+def usec(instant: Seconds) -> int:
+    """Unix time in microseconds, as systemd's timestamps are; 0 for none."""
+    return max(round(instant * 1_000_000), 0)
+
+
+def endpoint(value: Endpoint | None) -> str:
+    """`unix:PATH`, `tcp:127.0.0.1:PORT`, or empty."""
+    return "" if value is None else text(str(value))
+
+
+def claim(value: Claim) -> tuple[str, int, int]:
+    """Owner, PID, bytes: the `(sut)` of a device's foreign users."""
+    return text(value.owner), value.pid, value.bytes
+
+
+def claims(device: DeviceView) -> list[tuple[str, int, int]]:
+    """Those who hold bytes of a device without being ours, largest first."""
+    return [claim(one) for one in sorted(device.foreign, key=lambda one: (-one.bytes, one.pid))]
+
+
+def variant(value: object) -> Variant:
+    """A field of a record. What has no plain D-Bus type is sent as JSON text."""
+    match value:
+        case bool():
+            return "b", value
+        case int() if value in INT64:
+            return "x", value
+        case float():
+            return "d", value
+        case str():
+            return "s", text(value)
+        case list() | tuple() if all(isinstance(item, str) for item in value):
+            return "as", [text(item) for item in value]
+        case Mapping() if value and all(
+            isinstance(key, str) and type(item) is int and item in INT64 for key, item in value.items()
+        ):
+            return "a{sx}", {text(key): item for key, item in value.items()}
+    return "s", text(json.dumps(value, default=_plain))
+
+
+def record(value: Record) -> tuple[int, str, str, str, dict[str, Variant]]:
+    """Time, event, model, message, fields: the `(tsssa{sv})` of History."""
+    fields = {text(name): variant(field) for name, field in value.fields.items()}
+    return usec(value.time), str(value.event), text(value.model), text(value.message), fields
+
+
+def plan_json(outcome: Plan | Refusal) -> str:
+    """A plan, or why there is none, as one JSON object.
+
+    A plan may gain members with any version, which a D-Bus structure could not: hence JSON. Sizes are bytes, durations
+    are seconds. `possible` tells the two apart.
+    """
+    if isinstance(outcome, Refusal):
+        return json.dumps(
+            {
+                "model": outcome.model,
+                "possible": False,
+                "kind": str(outcome.kind),
+                "missing": outcome.missing,
+                "holders": [
+                    {"name": one.name, "device": one.device, "bytes": one.bytes, "why": one.why}
+                    for one in outcome.holders
+                ],
+                "why": outcome.why,
+            }
+        )
+    return json.dumps(
+        {
+            "model": outcome.model,
+            "possible": True,
+            "seconds": outcome.seconds,
+            "steps": [
+                {
+                    "verb": str(step.verb),
+                    "model": step.model,
+                    "level": step.level,
+                    "takes": dict(step.takes),
+                    "seconds": step.seconds,
+                    "why": step.why,
+                }
+                for step in outcome.steps
+            ],
+            "placement": list(outcome.placement),
+            "spare": dict(outcome.spare),
+            "why": outcome.why,
+        }
+    )
+
+
+def _plain(value: object) -> object:
+    """What `json` cannot write by itself."""
+    return dict(value) if isinstance(value, Mapping) else str(value)

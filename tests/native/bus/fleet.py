@@ -1,0 +1,180 @@
+"""A fleet in memory behind the operations that the bus serves: models change as a test says, nothing is started."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from aitherd.conductor.operations import ModelStatus, Use
+from aitherd.conductor.records import Event, Records
+from aitherd.core.words import (
+    Claim,
+    DeviceView,
+    Endpoint,
+    Holder,
+    Plan,
+    Refusal,
+    RefusalKind,
+    Residency,
+    ResidencyClass,
+    Seconds,
+    Step,
+    Verb,
+)
+from aitherd.errors import StartFailed, UnknownModel
+
+GIB = 2**30
+NOW: Seconds = 1_700_000_000.0
+
+CARD = DeviceView(
+    id="gpu0",
+    name="NVIDIA GeForce RTX 5090",
+    total=32 * GIB,
+    free=7 * GIB,
+    reserve=GIB // 2,
+    foreign=(Claim("gnome-shell", 4711, "gpu0", 300 * 2**20),),
+)
+
+
+def model(name: str, **changes: Any) -> ModelStatus:
+    """A model that has never been used."""
+    status = ModelStatus(
+        name=name,
+        description=f"what {name} does",
+        engine="llama-server",
+        residency_class=ResidencyClass.ON_DEMAND,
+        residency=Residency.ABSENT,
+        level=0,
+        serves=(),
+        can=("chat",),
+        unit=f"aither-{name}-engine.service",
+        model_unit=f"aither-{name}.service",
+        declared=5 * GIB,
+        expected=5 * GIB,
+        measured={},
+        in_flight=0,
+        waiting=0,
+        held=False,
+        busy=False,
+        since=NOW,
+        last_used=0.0,
+        stops_at=0.0,
+        endpoint=None,
+        command=("llama-server", "--alias", name),
+        error="",
+        stage="",
+    )
+    return replace(status, **changes)
+
+
+class SmallFleet:
+    """`Operations` over a dictionary."""
+
+    def __init__(self) -> None:
+        self.models = {
+            one.name: one
+            for one in (
+                model("vision", serves=("qwen2.5-vl",)),
+                model(
+                    "orchestrator",
+                    residency_class=ResidencyClass.ESSENTIAL,
+                    residency=Residency.READY,
+                    measured={"gpu0": 19 * GIB},
+                    endpoint=Endpoint(socket="/run/aither-engine/orchestrator/http.sock"),
+                ),
+                model("broken", residency=Residency.FAILED, error="exited with status 1; see aitherctl logs broken"),
+                # Names that are no identifiers.
+                model("0.5b-draft"),
+            )
+        }
+        self.cards = (CARD,)
+        self.faults: tuple[str, ...] = ()
+        self.gate = asyncio.Event()
+        """While clear, starts do not finish."""
+        self.gate.set()
+        self.demands: dict[str, int] = {}
+        """Callers that wait for a model."""
+        self.stopped: list[tuple[str, bool]] = []
+        self.records = Records(lambda: NOW)
+        self._subscribers: list[Callable[[str], None]] = []
+
+    def change(self, name: str, **changes: Any) -> None:
+        """Changes a model and tells of it."""
+        self.models[name] = replace(self.models[name], **changes)
+        self.tell(name)
+
+    def tell(self, name: str) -> None:
+        """Tells of a change, be there one or not."""
+        for changed in self._subscribers:
+            changed(name)
+
+    def resolve(self, name: str) -> str:
+        for one in self.models.values():
+            if name == one.name or name in one.serves:
+                return one.name
+        raise UnknownModel(f"no model is called {name}", remedy=f"there is {', '.join(self.models)}")
+
+    def try_use(self, model: str) -> Use | None:
+        raise NotImplementedError("the bus uses no model")
+
+    async def use(self, model: str, timeout: Seconds | None = None) -> Use:
+        raise NotImplementedError("the bus uses no model")
+
+    async def start(self, model: str) -> None:
+        if model == "broken":
+            raise StartFailed("broken did not become ready: exited with status 1", remedy="see aitherctl logs broken")
+        self.demands[model] = self.demands.get(model, 0) + 1
+        try:
+            self.change(model, residency=Residency.STARTING, stage="waiting for the gate")
+            await self.gate.wait()
+        finally:
+            self.demands[model] -= 1
+        self.change(model, residency=Residency.READY, stage="", measured={"gpu0": 5 * GIB})
+
+    async def hold(self, model: str) -> None:
+        await self.start(model)
+        self.change(model, held=True)
+
+    async def release(self, model: str) -> None:
+        self.change(model, held=False)
+
+    async def stop(self, model: str, *, force: bool = False) -> None:
+        self.stopped.append((model, force))
+        self.records.add(Event.STOPPED, f"{model} is stopped", model=model, bytes=5 * GIB, seconds=0.5, forced=force)
+        self.change(model, residency=Residency.ABSENT, held=False, measured={})
+
+    async def plan(self, model: str) -> Plan | Refusal:
+        if model == "broken":
+            holder = Holder("orchestrator", "gpu0", 19 * GIB, "essential")
+            return Refusal(model, RefusalKind.NEVER, 3 * GIB, (holder,), "3 GiB are missing for ever")
+        steps = (
+            Step(Verb.STOP, "embedder", {"gpu0": -2 * GIB}, 2.0, "idle for 5 min"),
+            Step(Verb.START, model, {"gpu0": 5 * GIB}, 8.0, "wanted"),
+        )
+        return Plan(model, steps, ("gpu0",), {"gpu0": 3 * GIB}, "fits after one stop")
+
+    def status(self, model: str) -> ModelStatus:
+        try:
+            return self.models[model]
+        except KeyError:
+            raise UnknownModel(f"no model is called {model}") from None
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        return tuple(self.models[name] for name in sorted(self.models))
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        return self.cards
+
+    def problems(self) -> tuple[str, ...]:
+        return self.faults
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        self._subscribers.append(changed)
+        return lambda: self._subscribers.remove(changed)
+
+    def configure(self, models: Mapping[str, ModelStatus]) -> None:
+        """What a reload does: other models, and word of it."""
+        self.models = dict(models)
+        self.tell("")
