@@ -7,7 +7,7 @@ import select
 import socket
 from enum import Enum
 from time import monotonic
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError, ShuttingDown
@@ -33,6 +33,16 @@ class _Phase(Enum):
     """The client's end: whatever it still sends is dropped."""
 
 
+# Looking a member up in its enum is slow before Python 3.12, and these are looked at with every request.
+_IDLE: Final = _Phase.IDLE
+_HEAD: Final = _Phase.HEAD
+_EXCHANGE: Final = _Phase.EXCHANGE
+_CLOSING: Final = _Phase.CLOSING
+
+
+_NONE: list[RequestEvent] = []
+
+
 class ClientConnection(asyncio.Protocol):
     """One connection of a client: one exchange at a time, what is pipelined behind it waits."""
 
@@ -41,7 +51,7 @@ class ClientConnection(asyncio.Protocol):
         self._reader = RequestReader(context.limits)
         self._transport: asyncio.Transport = cast("Any", None)
         self._exchange: Exchange | None = None
-        self._phase = _Phase.IDLE
+        self._phase: _Phase = _IDLE
         self._deadline: Seconds = 0.0
         """Of the phase, monotonic; that of an exchange is reckoned from the two below."""
         self._body_since: Seconds = 0.0
@@ -73,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._raw:
             self._receive_raw(data)
-        elif self._phase is not _Phase.CLOSING:
+        elif self._phase is not _CLOSING:
             # Nothing is read while something is queued, so this is about the exchange under way or the next.
             self._handle(self._reader.feed(data))
 
@@ -86,7 +96,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._context.left(self)
         self._queue.clear()
-        self._phase = _Phase.CLOSING
+        self._phase = _CLOSING
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_lost()
@@ -129,9 +139,9 @@ class ClientConnection(asyncio.Protocol):
         if not keep:
             self._close(lingering=exchange is not None and not exchange.complete)
             return
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._deadline = monotonic() + self._context.limits.keep_alive
-        if not self._handling:
+        if not self._handling and (self._queue or self._raw or self._reader.in_head or self._paused_since):
             self._next()
 
     def cut(self, *, hard: bool) -> None:
@@ -165,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Ends the connection as soon as nothing is under way on it."""
-        if self._exchange is None and self._phase is not _Phase.CLOSING:
+        if self._exchange is None and self._phase is not _CLOSING:
             self._close(lingering=False)
 
     def abort(self) -> None:
@@ -178,9 +188,9 @@ class ClientConnection(asyncio.Protocol):
     # Its own.
 
     def _late(self) -> None:
-        if self._phase is _Phase.HEAD:
+        if self._phase is _HEAD:
             self._refuse(TooSlow("the request's head came too slowly"))
-        elif self._phase is _Phase.IDLE:
+        elif self._phase is _IDLE:
             self._close(lingering=False)
         else:
             self._transport.abort()
@@ -191,26 +201,27 @@ class ClientConnection(asyncio.Protocol):
         while events:
             for index, event in enumerate(events):
                 exchange = self._exchange
-                if type(event) is Switched:
-                    self._raw = True
-                    self._receive_raw(event.rest)
-                elif exchange is None:
+                if exchange is None:
                     if type(event) is RequestHead:
                         self._begin(event)
                     elif isinstance(event, AitherError):
                         self._refuse(event)
-                elif exchange.complete:
+                    elif type(event) is Switched:
+                        self._upgrade_asked(event)
+                elif not exchange.complete:
+                    self._give(exchange, event)
+                elif type(event) is Switched:
+                    self._upgrade_asked(event)
+                else:
                     self.pause()
                     self._queue = events[index:]
                     break
-                else:
-                    self._give(exchange, event)
-                if self._phase is _Phase.CLOSING:
+                if self._phase is _CLOSING:
                     break
-            events = self._declined() if self._raw and self._exchange is None else []
+            events = self._declined() if self._raw and self._exchange is None else _NONE
         self._handling = False
-        if self._phase is _Phase.IDLE and self._reader.in_head:
-            self._phase = _Phase.HEAD
+        if self._reader.in_head and self._phase is _IDLE:
+            self._phase = _HEAD
             self._deadline = monotonic() + self._context.limits.header_timeout
 
     def _give(self, exchange: Exchange, event: RequestEvent) -> None:
@@ -241,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
         return self._reader.feed(data) if data else []
 
     def _begin(self, head: RequestHead) -> None:
-        self._phase = _Phase.EXCHANGE
+        self._phase = _EXCHANGE
         self._body_since = monotonic()
         context = self._context
         try:
@@ -267,6 +278,10 @@ class ClientConnection(asyncio.Protocol):
         except AitherError as error:
             exchange.refuse(error)
 
+    def _upgrade_asked(self, event: Switched) -> None:
+        self._raw = True
+        self._receive_raw(event.rest)
+
     def _receive_raw(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is not None and exchange.tunnelling:
@@ -290,7 +305,7 @@ class ClientConnection(asyncio.Protocol):
         Lingering: closing while the client still sends would make the kernel reset the connection, and the client might
         never read the answer; so only our side is closed, and the client's is read and dropped for a while.
         """
-        self._phase = _Phase.CLOSING
+        self._phase = _CLOSING
         self._raw = False
         self._queue.clear()
         if self._transport.is_closing():

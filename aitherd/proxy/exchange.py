@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -24,6 +24,8 @@ from aitherd.proxy.upstream import Pool
 from aitherd.proxy.wire import RequestHead
 
 _RENAMES_FOR: Seconds = 1.0
+_RECORDS_AT_ONCE = 32
+_RECORDS_LATE: Seconds = 0.05
 
 
 class Outcome(StrEnum):
@@ -34,6 +36,9 @@ class Outcome(StrEnum):
     LEFT = "client left"
     BROKEN = "upstream broke off"
     """In the middle of the answer, which the client sees as a connection that is cut."""
+
+
+_COMPLETE: Final = Outcome.COMPLETE
 
 
 class ClientSide(Protocol):
@@ -82,6 +87,9 @@ class Context:
         self.no_clients.set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._renames: dict[str, tuple[Seconds, str | None]] = {}
+        self._ended: list[Exchange] = []
+        """Neither counted nor recorded yet."""
+        self._recording: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("aitherd.access")
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -120,54 +128,76 @@ class Context:
         return known[1]
 
     def account(self, exchange: Exchange) -> None:
-        """Counts an exchange that ended, and records it without its content."""
-        seconds = monotonic() - exchange.began
-        status = exchange.status
-        outcome = exchange.outcome
-        counted = status if outcome is Outcome.COMPLETE else 499 if outcome is Outcome.LEFT else 502
+        """Takes note of an exchange that ended.
+
+        Counting and recording cost as much as relaying, so they are done for several at a time, a moment later.
+        """
+        exchange.seconds = monotonic() - exchange.began
         self.metrics.in_flight -= 1
-        self.metrics.count(exchange.model, exchange.route, counted, seconds, exchange.first_byte, exchange.waited)
-        self._log.info(
-            "request",
-            aither_event="request",
-            aither_model=exchange.model,
-            route=exchange.route,
-            status=status,
-            outcome=outcome.value,
-            waited=exchange.waited,
-            first_byte=exchange.first_byte,
-            received=exchange.received,
-            sent=exchange.sent,
-            seconds=seconds,
-        )
+        self._ended.append(exchange)
+        if len(self._ended) >= _RECORDS_AT_ONCE:
+            self.record()
+        elif self._recording is None:
+            self._recording = asyncio.get_running_loop().call_later(_RECORDS_LATE, self.record)
+
+    def record(self) -> None:
+        """Counts and records, without their content, the exchanges that have ended."""
+        if self._recording is not None:
+            self._recording.cancel()
+            self._recording = None
+        ended, self._ended = self._ended, []
+        log = self._log.bind()
+        for exchange in ended:
+            outcome = exchange.outcome
+            status = exchange.status
+            counted = status if outcome is _COMPLETE else 499 if outcome is Outcome.LEFT else 502
+            self.metrics.count(
+                exchange.model, exchange.route, counted, exchange.seconds, exchange.first_byte, exchange.waited
+            )
+            log.info(
+                "request",
+                aither_event="request",
+                aither_model=exchange.model,
+                route=exchange.route,
+                status=status,
+                outcome=outcome.value,
+                waited=exchange.waited,
+                first_byte=exchange.first_byte,
+                received=exchange.received,
+                sent=exchange.sent,
+                seconds=exchange.seconds,
+            )
 
 
 class Exchange:
     """One request and its answer. On its own it can only refuse; subclasses answer."""
+
+    model = ""
+    """Empty until it is known, and for requests that are about none."""
+    first_byte: Seconds | None = None
+    """From `began` to the answer's head."""
+    waited: Seconds | None = None
+    """How long it waited for its model; None before it has one."""
+    received: Bytes = 0
+    """Of the request's body."""
+    sent: Bytes = 0
+    """To the client, heads included."""
+    status = 0
+    """Of the answer; 0 before there is one."""
+    complete = False
+    """Whether the whole request has been received."""
+    seconds: Seconds = 0.0
+    """How long it took, once it is over."""
+    outcome: Outcome = _COMPLETE
+    over = False
+    tunnelling = False
 
     def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match | None) -> None:
         self.context = context
         self.client = client
         self.head = head
         self.route = "" if match is None else match.route.name
-        self.model = ""
-        """Empty until it is known, and for requests that are about none."""
         self.began: Seconds = monotonic()
-        self.first_byte: Seconds | None = None
-        """From `began` to the answer's head."""
-        self.waited: Seconds | None = None
-        """How long it waited for its model; None before it has one."""
-        self.received: Bytes = 0
-        """Of the request's body."""
-        self.sent: Bytes = 0
-        """To the client, heads included."""
-        self.status = 0
-        """Of the answer; 0 before there is one."""
-        self.complete = False
-        """Whether the whole request has been received."""
-        self.outcome = Outcome.COMPLETE
-        self.over = False
-        self.tunnelling = False
         context.metrics.in_flight += 1
 
     def begin(self) -> None:
@@ -193,7 +223,7 @@ class Exchange:
     def client_lost(self) -> None:
         """The client is gone."""
         if not self.over:
-            self._end(Outcome.COMPLETE if self.tunnelling else Outcome.LEFT)
+            self._end(_COMPLETE if self.tunnelling else Outcome.LEFT)
 
     def tick(self, now: Seconds) -> None:
         """Time has passed; `now` is monotonic."""
@@ -213,7 +243,7 @@ class Exchange:
         self.status = answer.status
         self.first_byte = monotonic() - self.began
         self.send(data)
-        self._end(Outcome.COMPLETE)
+        self._end(_COMPLETE)
         self.client.done(keep=keep)
 
     def refuse(self, error: AitherError) -> None:
@@ -228,7 +258,7 @@ class Exchange:
 
     def finish(self, *, keep: bool) -> None:
         """The answer has been sent completely, and the exchange is over."""
-        self._end(Outcome.COMPLETE)
+        self._end(_COMPLETE)
         self.client.done(keep=keep)
 
     def keeps(self) -> bool:

@@ -73,6 +73,7 @@ class Local(Exchange):
             case "/running":
                 self.answer(json_answer(running(operations.statuses(), time())))
             case "/metrics":
+                self.context.record()
                 text = self.context.metrics.text(
                     operations.statuses(), operations.devices(), len(operations.problems())
                 )

@@ -39,6 +39,20 @@ _JOINED: Bytes = 64 * 1024
 class Relay(Exchange):
     """A request for a model. Subclasses set `model` and call `claim`, once."""
 
+    _ahead: Bytes = 0
+    """Bytes in `parts` of a body that is streamed."""
+    _task: asyncio.Task[None] | None = None
+    _use: Use | None = None
+    _connection: UpstreamConnection | None = None
+    _resent = False
+    """Whether sending the request again is out of the question: it was, or cannot be."""
+    _response: ResponseHead | None = None
+    _chunked = False
+    """Whether the answer is chunked towards the client."""
+    _keep = False
+    _deadline: Seconds = 0.0
+    """Monotonic; 0 while nothing is expected of the engine."""
+
     def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match) -> None:
         super().__init__(context, client, head, match)
         self.parts: list[bytes] = []
@@ -46,19 +60,6 @@ class Relay(Exchange):
         self.length: int | None = head.length
         """Of the body as it is sent on; None for chunked."""
         self._target = match.target
-        self._ahead: Bytes = 0
-        """Bytes in `parts` of a body that is streamed."""
-        self._task: asyncio.Task[None] | None = None
-        self._use: Use | None = None
-        self._connection: UpstreamConnection | None = None
-        self._resent = False
-        """Whether sending the request again is out of the question: it was, or cannot be."""
-        self._response: ResponseHead | None = None
-        self._chunked = False
-        """Whether the answer is chunked towards the client."""
-        self._keep = False
-        self._deadline: Seconds = 0.0
-        """Monotonic; 0 while nothing is expected of the engine."""
 
     # The request.
 
@@ -324,6 +325,7 @@ class Relay(Exchange):
             self._misspoke(UpstreamSilent(f"the engine of {self.model} did not answer in time", retry_after=1))
 
     def let_go(self) -> None:
+        self.parts = []
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -19,11 +19,15 @@ _TARGET = re.compile(rb"/[!-\"$-~]*")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
-_FRAMING = frozenset({b"connection", b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
-"""What a client shows to us is none of the engine's business."""
-_OWN = HOP | _FRAMING | _CREDENTIALS | {b"http2-settings"}
-"""Fields that are not passed on as they came."""
+_VERSIONS = frozenset({"1.1", "1.0"})
+_DROPPED, _READ = "dropped", "read"
+_KINDS = dict.fromkeys(HOP | {b"http2-settings"}, _DROPPED) | {
+    # What a client shows to us is none of the engine's business.
+    b"authorization": _DROPPED, b"x-api-key": _DROPPED, b"api-key": _DROPPED,
+    b"connection": _READ, b"host": _READ, b"content-length": _READ, b"transfer-encoding": _READ, b"expect": _READ,
+    b"upgrade": _READ, b"content-type": _READ, b"content-encoding": _READ,
+}  # fmt: skip
+"""Fields that are not simply passed on."""
 
 
 class RequestReader(Reader):
@@ -32,8 +36,6 @@ class RequestReader(Reader):
     An AitherError among the events is how the client has to be refused; nothing may be fed after it. After Switched,
     feed nothing until `resume`.
     """
-
-    __slots__ = ("_parser", "_target")
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
@@ -51,59 +53,59 @@ class RequestReader(Reader):
         except httptools.HttpParserError as error:
             events.append(self._refusal or BadRequest(f"not HTTP/1.1: {error}"))
         else:
-            if self._in_head or not events:
-                self._bound(len(data), bool(events))
+            if self.in_head or not events:
+                self.bound(len(data), yielded=bool(events))
         return events
 
     def resume(self) -> None:
         """Reads on as HTTP after an upgrade that was declined."""
         self._parser = httptools.HttpRequestParser(self)
-        self._in_head = False
+        self.in_head = False
 
     def on_message_begin(self) -> None:
         self._target = b""
-        super().on_message_begin()
+        self._fields = []
+        self.in_head = self._began = True
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._size += len(url)
         if len(self._target) > self._limits.line:
             raise self.refuse(TargetTooLong(f"a request target may have {self._limits.line} bytes"))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self.in_head = False
         parser = self._parser
+        method = parser.get_method()
         version = parser.get_http_version()
-        if version not in {"1.1", "1.0"}:
+        if version not in _VERSIONS:
             raise self.refuse(WrongVersion(f"HTTP/{version} is not spoken here", remedy="use HTTP/1.1"))
-        http10 = version == "1.0"
         target = self._target
-        if _TARGET.fullmatch(target) is None and not (target == b"*" and parser.get_method() == b"OPTIONS"):
-            raise self.refuse(
-                BadRequest("the request target must be a path", remedy="send `/path`, not an absolute URL")
-            )
+        if _TARGET.fullmatch(target) is None and not (target == b"*" and method == b"OPTIONS"):
+            raise self.refuse(BadRequest("the request target must be a path", remedy="send `/path`, not a whole URL"))
+        path, mark, query = target.partition(b"?")
         head = RequestHead(
-            parser.get_method(), target, b"", http10, parser.should_keep_alive(), 0, b"", b"", False, b"", []
+            method, path, mark + query, version == "1.0", parser.should_keep_alive(), 0, b"", b"", False, b"", []
         )
-        mark = target.find(b"?")
-        if mark >= 0:
-            head.path, head.query = target[:mark], target[mark:]
         self._read_fields(head)
         self._events.append(head)
 
     def _read_fields(self, head: RequestHead) -> None:
-        hosts = codings = lengths = 0
-        nominated: list[bytes] = []
+        hosts = codings = lengths = size = 0
+        nominated = b""
         upgrade = b""
         fields = head.fields
+        line = self._limits.line
         for name, value in self._fields:
+            count = len(name) + len(value) + 4
+            if count > line:
+                raise self.too_large()
+            size += count
             low = name.lower()
-            if low not in _OWN:
+            kind = _KINDS.get(low)
+            if kind is None:
                 fields += (name, b": ", value, b"\r\n")
-                if low == b"content-type":
-                    head.content_type = value
-                elif low == b"content-encoding":
-                    head.content_encoding = value.strip().lower()
+            elif kind is _DROPPED:
+                continue
             elif low == b"host":
                 hosts += 1
                 if _HOST.fullmatch(value.strip()) is None:
@@ -113,24 +115,35 @@ class RequestReader(Reader):
                 if _LENGTH.fullmatch(value.strip()) is None:
                     raise self.refuse(BadRequest("the Content-Length header is not a length"))
                 head.length = int(value)
+            elif low == b"content-type":
+                head.content_type = value
+                fields += (name, b": ", value, b"\r\n")
             elif low == b"connection":
-                nominated += [token.strip().lower() for token in value.split(b",")]
+                nominated = nominated + b"," + value if nominated else value
             elif low == b"transfer-encoding":
                 codings += 1
                 if value.strip().lower() != b"chunked" or head.http10:
                     raise self.refuse(BadRequest("the only transfer coding is chunked, on HTTP/1.1"))
+            elif low == b"content-encoding":
+                head.content_encoding = value.strip().lower()
+                fields += (name, b": ", value, b"\r\n")
             elif low == b"upgrade":
                 upgrade = value.strip().lower()
             elif low == b"expect":
                 if value.strip().lower() != b"100-continue":
                     raise self.refuse(WrongExpectation("Expect may only ask for 100-continue"))
                 head.expects_continue = not head.http10
+        if size > self._limits.head:
+            raise self.too_large()
         if hosts > 1 or (hosts == 0 and not head.http10):
             raise self.refuse(BadRequest("a request has exactly one Host header"))
-        if codings > 1 or lengths > 1 or (codings and lengths):
-            raise self.refuse(BadRequest("a request has one Content-Length or one Transfer-Encoding"))
         if codings:
+            if codings > 1 or lengths:
+                raise self.refuse(BadRequest("a request has one Content-Length or one Transfer-Encoding"))
             head.length = None
-        if b"upgrade" in nominated and not head.http10:
-            head.upgrade = upgrade
-        strike(fields, nominated)
+        elif lengths > 1:
+            raise self.refuse(BadRequest("a request has one Content-Length"))
+        if nominated and nominated.lower() not in {b"keep-alive", b"close"}:
+            tokens = strike(fields, nominated)
+            if b"upgrade" in tokens and not head.http10:
+                head.upgrade = upgrade

@@ -6,6 +6,7 @@ import re
 
 import httptools
 
+from aitherd.errors import AitherError
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import UpstreamFailed
 from aitherd.proxy.wire import END, HOP, Reader, ResponseEvent, ResponseHead, Switched, strike
@@ -24,8 +25,6 @@ class ResponseReader(Reader):
     An AitherError among the events means that the engine misspoke; nothing may be fed after it.
     """
 
-    __slots__ = ("_bodiless", "_head_only", "_parser", "_reason")
-
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._reason = b""
@@ -36,7 +35,6 @@ class ResponseReader(Reader):
     def expect(self, *, head_only: bool) -> None:
         """Says what the next answer is to: `head_only` for HEAD, whose answer has no body whatever its headers say."""
         self._head_only = head_only
-        self._tail = 0
 
     def feed(self, data: bytes) -> list[ResponseEvent]:
         """The events that `data` completes, in order."""
@@ -49,8 +47,8 @@ class ResponseReader(Reader):
         except httptools.HttpParserError as error:
             events.append(self._refusal or UpstreamFailed(f"the engine does not speak HTTP/1.1: {error}"))
         else:
-            if self._in_head or not events:
-                self._bound(len(data), bool(events))
+            if self.in_head or not events:
+                self.bound(len(data), yielded=bool(events))
         if self._bodiless:
             # The parser waits for a body that will not come.
             self._bodiless = False
@@ -59,7 +57,8 @@ class ResponseReader(Reader):
 
     def on_message_begin(self) -> None:
         self._reason = b""
-        super().on_message_begin()
+        self._fields = []
+        self.in_head = self._began = True
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
@@ -69,33 +68,43 @@ class ResponseReader(Reader):
             self._events.append(END)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self.in_head = False
         status = self._parser.get_status_code()
         head_only = self._head_only and status >= 200
-        head = ResponseHead(
-            status, self._reason, self._parser.should_keep_alive(), None, head_only or status in {204, 304}, False, []
-        )
+        fields: list[bytes] = []
+        size = 0
+        length: int | None = None
         chunked = False
-        nominated: list[bytes] = []
+        nominated = b""
         for name, value in self._fields:
+            size += len(name) + len(value) + 4
             low = name.lower()
             if low not in _OWN:
-                head.fields += (name, b": ", value, b"\r\n")
+                fields += (name, b": ", value, b"\r\n")
             elif low == b"content-length":
-                if head.length is not None or _LENGTH.fullmatch(value.strip()) is None:
+                if length is not None or _LENGTH.fullmatch(value.strip()) is None:
                     raise self.refuse(UpstreamFailed("the engine's Content-Length is not one length"))
-                head.length = int(value)
+                length = int(value)
             elif low == b"transfer-encoding":
                 if chunked or value.strip().lower() != b"chunked":
                     raise self.refuse(UpstreamFailed("the engine uses a transfer coding other than chunked"))
                 chunked = True
             elif low == b"connection":
-                nominated += [token.strip().lower() for token in value.split(b",")]
-        if chunked and head.length is not None:
+                nominated = nominated + b"," + value if nominated else value
+        if size > self._limits.head:
+            raise self.too_large()
+        if chunked and length is not None:
             raise self.refuse(UpstreamFailed("the engine's answer has both Content-Length and Transfer-Encoding"))
-        head.delimited = head.bodiless or chunked or head.length is not None
-        strike(head.fields, nominated)
-        self._events.append(head)
+        if nominated:
+            strike(fields, nominated)
+        bodiless = head_only or status == 204 or status == 304
+        delimited = bodiless or chunked or length is not None
+        keep_alive = self._parser.should_keep_alive()
+        self._events.append(ResponseHead(status, self._reason, keep_alive, length, bodiless, delimited, fields))
         if head_only:
             self._bodiless = True
             self._events.append(END)
+
+    def too_large(self) -> AitherError:
+        """The engine's head, not the client's, is too large."""
+        return self.refuse(UpstreamFailed(f"the engine's head is longer than {self._limits.head} bytes"))

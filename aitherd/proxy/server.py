@@ -65,6 +65,7 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._context.pool.close()
+        self._context.record()
         # Transports that were told to close do so in the loop's next turns.
         await asyncio.sleep(0)
         if self._timer is not None:

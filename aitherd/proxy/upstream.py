@@ -40,24 +40,11 @@ class Owner(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to one engine. It has an owner while a request uses it, and none while it is spare."""
 
-    __slots__ = (
-        "_pool",
-        "_reader",
-        "endpoint",
-        "heard",
-        "host",
-        "owner",
-        "reused",
-        "spare_since",
-        "transport",
-        "tunnel",
-    )
-
     def __init__(self, pool: Pool, endpoint: Endpoint, limits: Limits) -> None:
         self._pool = pool
         self._reader = ResponseReader(limits)
         self.transport: asyncio.Transport = cast("Any", None)
-        self.endpoint = endpoint
+        self.key = endpoint.socket or endpoint.port
         self.host = b"localhost" if endpoint.port is None else b"127.0.0.1:%d" % endpoint.port
         self.owner: Owner | None = None
         self.heard = False
@@ -125,11 +112,12 @@ class Pool:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._all: set[UpstreamConnection] = set()
-        self._spare: dict[Endpoint, deque[UpstreamConnection]] = {}
+        self._spare: dict[str | int | None, deque[UpstreamConnection]] = {}
+        """By socket path or port."""
 
     def take(self, endpoint: Endpoint) -> UpstreamConnection | None:
         """A spare connection, or None."""
-        spare = self._spare.get(endpoint)
+        spare = self._spare.get(endpoint.socket or endpoint.port)
         while spare:
             connection = spare.pop()
             if not connection.transport.is_closing():
@@ -140,9 +128,9 @@ class Pool:
     def give(self, connection: UpstreamConnection) -> None:
         """Takes back a connection whose answer is complete."""
         connection.owner = None
-        spare = self._spare.get(connection.endpoint)
+        spare = self._spare.get(connection.key)
         if spare is None:
-            spare = self._spare[connection.endpoint] = deque()
+            spare = self._spare[connection.key] = deque()
         if connection.transport.is_closing() or len(spare) >= self._limits.upstream_spare:
             connection.transport.close()
             return
@@ -184,17 +172,17 @@ class Pool:
     def closed(self, connection: UpstreamConnection) -> None:
         """A connection tells that it is gone."""
         self._all.discard(connection)
-        spare = self._spare.get(connection.endpoint)
+        spare = self._spare.get(connection.key)
         if spare and connection.owner is None and connection in spare:
             spare.remove(connection)
 
     def tick(self, now: Seconds) -> bool:
         """Closes what has been spare for too long. True while anything is spare. `now` is monotonic."""
-        for endpoint, spare in list(self._spare.items()):
+        for key, spare in list(self._spare.items()):
             while spare and now - spare[0].spare_since >= self._limits.upstream_idle:
                 spare.popleft().transport.close()
             if not spare:
-                del self._spare[endpoint]
+                del self._spare[key]
         return bool(self._spare)
 
     def close(self) -> None:

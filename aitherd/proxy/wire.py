@@ -29,6 +29,9 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 HOP = frozenset({b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-authenticate", b"proxy-authorization"})
 """Fields that a hop consumes and never passes on (RFC 9110 section 7.6.1)."""
 
+_OPTIONS = frozenset({b"keep-alive", b"close", b"upgrade", b""})
+"""Connection tokens that are no names of fields."""
+
 
 @dataclass(slots=True, eq=False)
 class RequestHead:
@@ -86,42 +89,27 @@ ResponseEvent: TypeAlias = ResponseHead | bytes | Literal[Mark.END] | Switched |
 
 
 class Reader:
-    """What both directions share: collecting fields and keeping them bounded."""
-
-    __slots__ = ("_began", "_events", "_fields", "_in_head", "_limits", "_refusal", "_size", "_tail")
+    """What both directions share: collecting fields, and keeping what has no end from being kept."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._events: list[Any] = []
         self._fields: list[tuple[bytes, bytes]] = []
-        self._in_head = False
+        self.in_head = False
+        """Whether a head has begun and is not complete."""
         self._began = False
         """Whether the head in progress began in the bytes being fed."""
         self._size = 0
-        """Bytes of the head so far."""
-        self._tail = 0
-        """Bytes fed since a body last yielded something: chunk extensions and trailers."""
+        """Bytes of the head in progress, or of chunk extensions and trailers since a body last yielded something."""
         self._refusal: AitherError | None = None
 
-    @property
-    def in_head(self) -> bool:
-        """Whether a head has begun and is not complete."""
-        return self._in_head
-
     def on_message_begin(self) -> None:
+        """A parser's callback, as all that begin with `on_`."""
         self._fields = []
-        self._in_head = self._began = True
-        self._size = self._tail = 0
+        self.in_head = self._began = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # A trailer: bounded by `_bound`, never passed on.
-        size = len(name) + len(value) + 4
-        self._size += size
-        if size > self._limits.line or self._size > self._limits.head:
-            raise self.refuse(
-                HeadTooLarge(f"a header line may have {self._limits.line} bytes, a head {self._limits.head}")
-            )
+        # After the head these are trailers, which nobody reads; `bound` ends them.
         self._fields.append((name, value))
 
     def on_body(self, body: bytes) -> None:
@@ -131,27 +119,37 @@ class Reader:
         self._events.append(END)
 
     def refuse(self, error: AitherError) -> AitherError:
+        """The error that `feed` is going to yield, to be raised in a callback."""
         self._refusal = error
         return error
 
-    def _bound(self, fed: int, yielded: bool) -> None:
-        """Refuses heads, trailers and chunk extensions that do not end, after `fed` more bytes."""
-        if self._in_head:
+    def too_large(self) -> AitherError:
+        """The refusal of a head that exceeds its limits."""
+        return self.refuse(
+            HeadTooLarge(f"a header line may have {self._limits.line} bytes, a head {self._limits.head}")
+        )
+
+    def bound(self, fed: int, *, yielded: bool) -> None:
+        """Refuses a head, trailers or chunk extensions that do not end, after `fed` more bytes.
+
+        Not for bytes that completed a message and nothing else: those are bounded by the head's own checks.
+        """
+        if self._began:
             # Of the bytes in which a head begins only its complete lines count: the others may belong to a body before.
-            if not self._began:
-                self._size += fed
-            too_long = self._size > self._limits.head
+            self._began = False
+            self._size = sum(len(name) + len(value) + 4 for name, value in self._fields) if self.in_head else 0
+        elif yielded:
+            self._size = 0
         else:
-            self._tail = 0 if yielded else self._tail + fed
-            too_long = self._tail > self._limits.head
-        self._began = False
-        if too_long:
-            self._events.append(HeadTooLarge(f"a head may have {self._limits.head} bytes"))
+            self._size += fed
+        if self._size > self._limits.head:
+            self._events.append(self.too_large())
 
 
-def strike(fields: list[bytes], nominated: list[bytes]) -> None:
-    """Removes the fields that a Connection header names as meant for one hop."""
-    names = {name for name in nominated if name not in {b"keep-alive", b"close", b"upgrade", b""}}
+def strike(fields: list[bytes], connection: bytes) -> frozenset[bytes]:
+    """Removes the fields that a Connection header names as meant for one hop. Returns the header's tokens."""
+    tokens = frozenset(token.strip().lower() for token in connection.split(b","))
+    names = tokens - _OPTIONS
     if names:
         fields[:] = [
             part
@@ -159,6 +157,7 @@ def strike(fields: list[bytes], nominated: list[bytes]) -> None:
             if fields[start].lower() not in names
             for part in fields[start : start + 4]
         ]
+    return tokens
 
 
 def chunk(data: bytes) -> bytes:
