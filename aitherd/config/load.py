@@ -23,6 +23,11 @@ from aitherd.config.written import ModelFile, SettingsFile, Written, check_name
 
 File = TypeVar("File", bound=Written)
 
+MAX_DEPTH = 8
+"""Tables and lists in each other; the deepest that means anything is a list of values in a table: 3."""
+MAX_LINE = 4096
+"""Characters; the time and memory that tomllib takes for a dotted key grow with the square of its length."""
+
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 _KINDS: Mapping[str, tuple[str, str]] = {
@@ -83,14 +88,35 @@ def _written(path: Path, kind: type[File], problems: list[Problem]) -> File | No
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     """The TOML document. Raises Unreadable."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > MAX_LINE:
+            message = f"a line of more than {MAX_LINE} characters"
+            raise Unreadable(
+                Problem(path, "", "", message, "break it up, or move the file away", line=number, column=1)
+            )
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Unreadable(_syntax(path, text, str(error))) from error
     except (ValueError, RecursionError, OverflowError) as error:
         # Numbers with thousands of digits, dates that do not exist, brackets nested without end.
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Unreadable(Problem(path, "", "", f"not TOML that can be read: {reason}", "correct the file")) from error
+    if not _flat(document):
+        # Dotted keys nest without the parser recursing; whatever looks at the values may recurse from here on.
+        raise Unreadable(Problem(path, "", "", "nested too deeply", "no key goes deeper than [table] key = {…}"))
+    return document
+
+
+def _flat(document: dict[str, Any]) -> bool:
+    """Whether tables and lists are nested no deeper than MAX_DEPTH."""
+    level: list[dict[str, Any] | list[Any]] = [document]
+    for _ in range(MAX_DEPTH):
+        values = (value for outer in level for value in (outer.values() if isinstance(outer, dict) else outer))
+        level = [value for value in values if isinstance(value, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _syntax(path: Path, text: str, message: str) -> Problem:

@@ -196,7 +196,19 @@ def test_a_syntax_error_is_told_with_line_and_column(etc: Etc, text: str, line: 
     assert problem.detail[1].index("^") == column - 1
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "9" * 5000, "a = 2026-13-45\n", "a" * 2_000_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a = " + "[" * depth + "]" * depth for depth in (10, 300, 450, 5000)),
+        "a" + ".a" * 100_000 + " = 1",
+        "a" + ".a" * 2000 + " = 1",
+        "[resources]\nOOMPolicy" + ".a" * 2000 + " = 1",
+        "a = " + "9" * 5000,
+        "a = 2026-13-45\n",
+        "a" * 2_000_000,
+    ],
+    ids=lambda text: text[:12],
+)
 def test_a_document_that_breaks_the_parser_is_a_problem_like_any_other(etc: Etc, text: str) -> None:
     (etc.models / "vision.toml").write_text(text)
     assert etc.problem().remedy
