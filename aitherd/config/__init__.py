@@ -34,7 +34,7 @@ def load(directories: Sequence[Path], *, user: bool = False) -> tuple[Fleet | No
     Returns the fleet, None when there is any error, and all problems at once, notes included. Never raises for anything
     that a file may contain. With `user`, commands are looked up as in the user's own session.
     """
-    from aitherd.config.load import load as load_files
+    from aitherd.config.loader import load as load_files
 
     return load_files(directories, user=user)
 

@@ -1,6 +1,6 @@
 """What the keys of one model file mean together: a checked file becomes a Model, or the reasons why not.
 
-Each key by itself has been checked in `written.py`; what several files mean together is checked in `load.py`.
+Each key by itself has been checked in `written.py`; what several files mean together is checked in `loader.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The checked fleet, as the rest of the program gets it: frozen values, nothing of how they are written in files.
 
-Sizes are bytes, durations are seconds. How files are read and checked is in `load.py`; defaults are given here, once.
+Sizes are bytes, durations are seconds. How files are read and checked is in `loader.py`; defaults are given here, once.
 """
 
 from __future__ import annotations

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import aitherd.config
 from aitherd.config import Settings, load
 from aitherd.core.words import ResidencyClass
 from tests.unit.config.conftest import GIB, Etc
@@ -336,3 +338,10 @@ def test_whatever_the_files_hold_there_is_a_fleet_or_a_problem(model: str, main:
         fleet, problems = load((root,))
     assert (fleet is None) == any(problem.error for problem in problems)
     assert all(str(problem).isprintable() and problem.message for problem in problems)
+
+
+def test_loading_twice_through_the_package_works(etc: Etc) -> None:
+    # A submodule of the same name would take the function's place with the first import of it.
+    for _ in range(2):
+        assert aitherd.config.load((etc.root,))[0] is not None
+    assert not {name for name in aitherd.config.__all__ if isinstance(getattr(aitherd.config, name), ModuleType)}
