@@ -91,7 +91,10 @@ def properties(request: UnitRequest, host: Host) -> tuple[Property, ...]:
     merged: dict[str, Variant] = {}
     merged.update(_defaults(request, host))
     merged.update(request.resources)
-    merged.update({name: value for name, value in request.service.items() if name != "Environment"})
+    merged.update(
+        {name: value for name, value in request.service.items() if name not in ("Environment", "DeviceAllow")}
+    )
+    merged.update(_devices(request, merged))
     merged.update(_identity(request, host))
     return tuple(merged.items())
 
@@ -129,6 +132,14 @@ def _defaults(request: UnitRequest, host: Host) -> dict[str, Variant]:
             "DeviceAllow": ("a(ss)", [("char-nvidia*", "rw"), ("char-drm", "rw")]),
         }
     return out
+
+
+def _devices(request: UnitRequest, merged: Mapping[str, Variant]) -> Mapping[str, Variant]:
+    """The model's own devices are added to the GPU's, as systemd adds one line to another."""
+    _, written = request.service.get("DeviceAllow", ("a(ss)", []))
+    _, given = merged.get("DeviceAllow", ("a(ss)", []))
+    assert isinstance(written, list) and isinstance(given, list)
+    return {"DeviceAllow": ("a(ss)", [*given, *written])} if written else {}
 
 
 def _identity(request: UnitRequest, host: Host) -> dict[str, Variant]:

@@ -89,6 +89,11 @@ def test_in_system_mode_an_engine_is_confined_and_not_root() -> None:
     assert "User" not in dict(properties(request(), USER))
 
 
+def test_devices_of_the_model_file_are_added_to_the_gpus() -> None:
+    made = dict(properties(request(service={"DeviceAllow": ("a(ss)", [("/dev/kvm", "rw")])}), SYSTEM))
+    assert {("char-nvidia*", "rw"), ("/dev/kvm", "rw")} <= set(made["DeviceAllow"][1])  # type: ignore[call-overload]
+
+
 def test_the_environment_of_the_file_wins_over_the_engines_and_the_placement_is_told() -> None:
     made = dict(
         properties(
