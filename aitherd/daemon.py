@@ -28,7 +28,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.conductor.store import Store
 from aitherd.config import Fleet, Problem, Settings, directories, load
 from aitherd.core.words import Residency, format_bytes
-from aitherd.errors import ConfigurationRefused
+from aitherd.errors import ConfigurationRefused, HostFailure
 from aitherd.host import journal, log, notify
 from aitherd.host.nvml import Nvml
 from aitherd.host.systemd import Systemd
@@ -37,6 +37,8 @@ from aitherd.proxy.server import Proxy
 
 EX_CONFIG = 78
 """Exit status for a configuration with errors. sysexits(3); the unit does not restart on it."""
+EX_TEMPFAIL = 75
+"""Exit status when a restart may help. sysexits(3)"""
 STATUS_PAUSE = 1.0
 """The status line that systemd shows is rewritten at most this often, in seconds."""
 
@@ -58,9 +60,13 @@ class Daemon:
         self._log = structlog.get_logger("aitherd")
         self._ending = asyncio.Event()
         self._changed = asyncio.Event()
+        self._status_code = 0
 
-    async def run(self) -> None:
-        """Serves until told to end. Raises ConfigurationRefused, or HostFailure when systemd cannot be reached."""
+    async def run(self) -> int:
+        """Serves until told to end; returns the exit status.
+
+        Raises ConfigurationRefused, or HostFailure when systemd or the bus cannot be had.
+        """
         async with AsyncExitStack() as stack:
             user = self._options.user
             bus = sdbus.sd_bus_open_user() if user else sdbus.sd_bus_open_system()
@@ -98,6 +104,7 @@ class Daemon:
                     group.create_task(self._keep_alive(), name="watchdog"),
                     group.create_task(self._keep_status(conductor), name="status"),
                     group.create_task(warm_up(), name="warm-up"),
+                    group.create_task(self._until_disconnected(service), name="bus"),
                 ]
                 await self._ending.wait()
                 notify.stopping("draining requests in flight")
@@ -107,6 +114,7 @@ class Daemon:
                 for task in tasks:
                     task.cancel()
             self._log.info("aitherd ends; engines run on")
+            return self._status_code
 
     def _reload(self, conductor: Conductor) -> None:
         """Takes over the configuration on disk. Raises ConfigurationRefused, and then nothing has changed."""
@@ -134,7 +142,14 @@ class Daemon:
         interval = notify.watchdog_interval()
         while interval is not None:
             notify.watchdog()
-            await asyncio.sleep(interval / 2)
+            await asyncio.sleep(interval)
+
+    async def _until_disconnected(self, service: BusService) -> None:
+        """Without its bus the daemon ends, and systemd starts it anew: it then adopts what runs."""
+        await service.disconnected()
+        self._log.error("the connection to the bus is gone; ending to come back")
+        self._status_code = EX_TEMPFAIL
+        self._ending.set()
 
     async def _keep_status(self, conductor: Conductor) -> None:
         last = ""
@@ -234,8 +249,10 @@ def main(options: Options) -> int:
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(options, fleet).run())
+            return runner.run(Daemon(options, fleet).run())
     except ConfigurationRefused as error:
         structlog.get_logger("aitherd").error(str(error))
         return EX_CONFIG
-    return 0
+    except HostFailure as error:
+        structlog.get_logger("aitherd").error(str(error))
+        return EX_TEMPFAIL

@@ -5,7 +5,7 @@
         rig.reload()
         answer = rig.http.post("/v1/chat/completions", json={…})
 
-Everything is as a user's own installation has it: the same unit files, the bus activates the daemon, the generator makes
+Everything is as in a user's own installation: the same unit files, the bus activates the daemon, the generator makes
 the model units. Only where the daemon's program lies is different.
 """
 
@@ -28,6 +28,7 @@ from tests.testbed.nvml import Gpu
 
 REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "units"
+STAND_INS = REPOSITORY / "tests" / "testbed" / "bin"
 BUS_NAME = "org.aitheros.Aither1"
 BUS_PATH = "/org/aitheros/Aither1"
 WAIT_S = 30.0
@@ -41,7 +42,7 @@ class Rig:
         """`path` is put before PATH, for engines; `environment` goes to every unit."""
         self.gpu = gpu
         seen = gpu.environment
-        search = ":".join([*map(str, path), str(Path(sys.executable).parent), seen["PATH"]])
+        search = ":".join([*map(str, path), str(STAND_INS), str(Path(sys.executable).parent), seen["PATH"]])
         self.manager = UserManager({**seen, "PATH": search, "PYTHONPATH": str(REPOSITORY), **(environment or {})})
         self._stack = ExitStack()
 
