@@ -15,14 +15,13 @@ class Policy:
     """A model that became ready less than this long ago is not made to give way: no thrashing."""
     half_life: Seconds = 600.0
     """After this long without use a model's use count weighs half."""
-    exact_victims: int = 12
-    """With at most so many possible victims the cheapest set is found for certain, with more within `search_nodes`."""
-    search_nodes: int = 800
-    """So many partial sets of victims are looked at where the search is bounded."""
-    placements: int = 16
+    search_nodes: int = 2000
+    """So many partial sets of victims are looked at for one decision. About a dozen possible victims need fewer, and
+    then the set is the cheapest for certain; otherwise it is the cheapest that was seen."""
+    placements: int = 8
     """So many sets of devices are searched for a model that spans several, the most promising first."""
     age_bound: Seconds = 20.0
-    """A line whose oldest request waits longer than this, and than `age_loads`, goes before all that are not overdue."""
+    """A line whose oldest request waits longer than this and than `age_loads` is overdue: it goes before the others."""
     age_loads: float = 1.5
     """The same in loads of its model: one that needs a minute to load is not overdue after 20 s."""
 

@@ -250,11 +250,21 @@ class Refusal:
 
 def format_bytes(count: Bytes) -> str:
     """Binary units with one decimal, as people write them in model files: `5.2 GiB`, `512 MiB`, `0 B`."""
-    size = float(abs(count))
-    sign = "-" if count < 0 else ""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    text = f"{size:.0f}" if unit == "B" or size >= 100 or size == int(size) else f"{size:.1f}"
-    return f"{sign}{text} {unit}"
+    size = abs(count)
+    power = min((size.bit_length() - 1) // 10, 4) if size else 0
+    value = size / (1 << 10 * power)
+    number = f"{value:.1f}" if power and value < 100 and not value.is_integer() else f"{value:.0f}"
+    return f"{'-' if count < 0 else ''}{number} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def format_seconds(seconds: Seconds) -> str:
+    """As people write durations: `250 ms`, `3.1 s`, `5 min`, `1 h 30 min`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
