@@ -83,7 +83,7 @@ class Daemon:
                 clock=clock,
                 host=host(user),
                 store=Store(state_directory(user)),
-                last_line=lambda unit, invocation: journal.last_line(unit, invocation, user=user),
+                last_line=journal.last_line,
             )
             await conductor.open()
             proxy = Proxy(conductor, limits(conductor.fleet.settings))

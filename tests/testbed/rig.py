@@ -141,6 +141,8 @@ class Rig:
         self.manager.install_unit("aitherd.service", service)
         for unit in ("aitherd.socket", "aither.slice"):
             self.manager.install_unit(unit, UNITS / "user" / unit)
+        # A user manager gives its units a PATH of its own.
+        self.manager.systemctl("set-environment", f"PATH={self.manager.env['PATH']}")
         self.manager.install_generator("aither-generator", UNITS / "generator" / "aither-generator")
         self.manager.reload()
         self.manager.install_bus_name(BUS_NAME, "aitherd.service")
