@@ -124,15 +124,15 @@ class ClientConnection(asyncio.Protocol):
     def resume(self) -> None:
         if self._queue:
             return
-        if self._raw and self._exchange is not None and self._exchange.tunnelling:
-            held, self._held, self._held_bytes = self._held, [], 0
-            for data in held:
-                self._exchange.from_client(data)
         if self._paused_since:
             self._body_since += monotonic() - self._paused_since
             self._paused_since = 0.0
             if not self._transport.is_closing():
                 self._transport.resume_reading()
+        if self._raw and self._exchange is not None and self._exchange.tunnelling:
+            held, self._held, self._held_bytes = self._held, [], 0
+            for data in held:
+                self._exchange.from_client(data)
 
     def done(self, *, keep: bool) -> None:
         exchange, self._exchange = self._exchange, None

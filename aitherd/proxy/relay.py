@@ -153,6 +153,12 @@ class Relay(Exchange):
         connection.open(self, head_only=head.method == b"HEAD")
         sent = request_bytes(head, self._target + head.query, connection.host, self.length)
         parts = self.parts
+        if not self.complete:
+            # From here on the body is streamed, and cannot be sent a second time. The client is read again before the
+            # engine may turn out to be full.
+            self.parts = []
+            self._resent = True
+            self.client.resume()
         if self.length is None:
             parts = [chunk(part) for part in parts]
             if self.complete:
@@ -163,11 +169,6 @@ class Relay(Exchange):
                 connection.transport.write(part)
         else:
             connection.transport.write(b"".join((sent, *parts)))
-        if not self.complete:
-            # From here on the body is streamed, and cannot be sent a second time.
-            self.parts = []
-            self._resent = True
-            self.client.resume()
 
     # The answer.
 

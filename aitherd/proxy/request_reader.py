@@ -46,6 +46,7 @@ class RequestReader(Reader):
         """The events that `data` completes, in order."""
         events: list[RequestEvent] = []
         self._events = events
+        self._began = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as switch:

@@ -40,6 +40,7 @@ class ResponseReader(Reader):
         """The events that `data` completes, in order."""
         events: list[ResponseEvent] = []
         self._events = events
+        self._began = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as switch:

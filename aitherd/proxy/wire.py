@@ -136,7 +136,6 @@ class Reader:
         """
         if self._began:
             # Of the bytes in which a head begins only its complete lines count: the others may belong to a body before.
-            self._began = False
             self._size = sum(len(name) + len(value) + 4 for name, value in self._fields) if self.in_head else 0
         elif yielded:
             self._size = 0

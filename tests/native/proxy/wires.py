@@ -109,8 +109,8 @@ class Engine:
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def on_socket(self, path: Path) -> Engine:
-        self._server = await asyncio.start_unix_server(self._serve, path)
+    async def on_socket(self, path: Path, backlog: int = 100) -> Engine:
+        self._server = await asyncio.start_unix_server(self._serve, path, backlog=backlog)
         self.endpoint = Endpoint(socket=str(path))
         return self
 

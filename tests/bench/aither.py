@@ -1,0 +1,112 @@
+"""The proxy alone, with every model ready: `python -m tests.bench.aither PORT ENGINE_PORT`.
+
+Routing, metrics and access records are on; records are rendered as JSON and written to /dev/null.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import uvloop
+
+from aitherd.conductor.operations import ModelStatus
+from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Seconds
+from aitherd.errors import UnknownModel
+from aitherd.proxy.server import Proxy
+
+NAMES = {f"model-{number}": f"model-{number}" for number in range(11)} | {"bench": "model-0"}
+
+
+@dataclass(slots=True)
+class Claim:
+    """As cheap as the conductor's."""
+
+    model: str
+    endpoint: Endpoint
+    waited: Seconds = 0.0
+    why: str = "ready"
+
+    def release(self) -> None:
+        """Nothing to end."""
+
+
+class Ready:
+    """A dozen models, all ready, all on one engine."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def resolve(self, name: str) -> str:
+        """The model behind a name."""
+        model = NAMES.get(name)
+        if model is None:
+            raise UnknownModel(f"there is no model {name!r}")
+        return model
+
+    def try_use(self, model: str) -> Claim:
+        """Always."""
+        return Claim(model, self._endpoint)
+
+    async def use(self, model: str, timeout: Seconds | None = None) -> Claim:
+        """Always."""
+        return Claim(model, self._endpoint)
+
+    async def start(self, model: str) -> None:
+        """It is."""
+
+    hold = release = start
+
+    async def stop(self, model: str, *, force: bool = False) -> None:
+        """Not here."""
+
+    async def plan(self, model: str) -> Plan | Refusal:
+        """Nothing to do."""
+        return Plan(model, (), (), {}, "ready")
+
+    def status(self, model: str) -> ModelStatus:
+        """Not asked for here: requests name what the model serves."""
+        raise UnknownModel(model)
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """None shown."""
+        return ()
+
+    def devices(self) -> tuple[DeviceView, ...]:
+        """None shown."""
+        return ()
+
+    def problems(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """Nothing changes."""
+        return lambda: None
+
+
+async def main() -> None:
+    """Serves until it is killed."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.WriteLoggerFactory(file=open("/dev/null", "w")),  # noqa: ASYNC230, SIM115, PTH123
+        cache_logger_on_first_use=True,
+    )
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", int(sys.argv[1])))
+    await Proxy(Ready(Endpoint(port=int(sys.argv[2])))).serve([listener])
+    await asyncio.get_running_loop().create_future()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

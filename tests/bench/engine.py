@@ -1,0 +1,60 @@
+"""An engine that answers at once and costs next to nothing: `python -m tests.bench.engine PORT`.
+
+It looks at nothing but the path: `/v1/completions` gets 700 bytes of JSON, `/v1/chat/completions` a stream of events,
+each with the time at which it was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from time import monotonic_ns
+from typing import cast
+
+import uvloop
+
+BODY = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":"' + b"x" * 600 + b'"}]}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+PACE = 0.05
+"""Seconds between the events of one stream."""
+EVENTS = 100
+FILLER = b"y" * 170
+
+
+class Server(asyncio.Protocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.events = 0
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"POST /v1/chat"):
+            self.events = 0
+            self.transport.write(STREAM)
+            self.next_event()
+        elif data.startswith(b"POST"):
+            self.transport.write(ANSWER)
+
+    def next_event(self) -> None:
+        """Writes an event and plans the next."""
+        if self.transport.is_closing():
+            return
+        if self.events == EVENTS:
+            self.transport.write(b"0\r\n\r\n")
+            return
+        self.events += 1
+        event = b"data: @%020d@ %b\n\n" % (monotonic_ns(), FILLER)
+        self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+        asyncio.get_running_loop().call_later(PACE, self.next_event)
+
+
+async def main() -> None:
+    """Serves until it is killed."""
+    server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
