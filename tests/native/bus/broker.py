@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,11 @@ class Broker:
         return Ran(process.returncode or 0, out.decode(), err.decode())
 
     async def start(
-        self, *command: str, user: int | None = None, environment: Mapping[str, str] | None = None
+        self,
+        *command: str,
+        user: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> asyncio.subprocess.Process:
         """Starts a program on this bus, as another user if one is given."""
         other: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
@@ -122,6 +126,7 @@ class Broker:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            pass_fds=pass_fds,
             **other,
         )
         self._processes.append(process)

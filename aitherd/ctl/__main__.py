@@ -1,0 +1,49 @@
+"""`aitherctl`: parses, runs one command, says in one line why it failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from aitherd.ctl.arguments import parse
+from aitherd.ctl.failure import Exit, Failure
+
+INTERRUPTED = 130
+"""As a shell reports a program that SIGINT ended."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        arguments = parse(words)
+        module, function = arguments.run.split(":")
+        # What a command needs is imported for that command only.
+        status = int(getattr(import_module(f"aitherd.ctl.{module}"), function)(arguments))
+        sys.stdout.flush()
+    except Failure as failure:
+        report(failure, as_json="--json" in words)
+        return failure.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would complain about it when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    return status
+
+
+def report(failure: Failure, *, as_json: bool) -> None:
+    """Says why to standard error."""
+    if as_json:
+        print(json.dumps({"error": {"name": failure.name, "message": str(failure)}}), file=sys.stderr)
+        return
+    for line in str(failure).splitlines():
+        print(f"aitherctl: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The command line: commands, options and their help. What a command does is in the module that it names.
+
+Only argparse is imported here, so that `--help` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from aitherd.ctl.failure import Exit, Failure
+
+EPILOG = """Exit status: 0 success; 1 refused or failed; 2 the command line is wrong; 3 (status NAME) a model
+is not ready; 4 there is no such model."""
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}")
+"""Names that a model can have or serve. What is no name is refused before anybody is asked."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises Failure."""
+        found = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL)
+        if found:
+            known = re.findall(r"[a-z-]+", found[2])
+            near = difflib.get_close_matches(found[1], known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "see aitherctl --help"
+            raise Failure(f"there is no command {found[1]}", remedy, status=Exit.USAGE)
+        raise Failure(message, f"see {self.prog} --help", status=Exit.USAGE)
+
+
+def model_name(text: str) -> str:
+    """A model's name as typed."""
+    if not MODEL_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a model's name")
+    return text
+
+
+def seconds(text: str) -> float:
+    """A time-out in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """How many lines."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def parser() -> Parser:
+    """The parser. A parsed command has `run`, `MODULE:FUNCTION` below aitherd.ctl."""
+    top = Parser(
+        prog="aitherctl",
+        description="Shows and changes which AI models run.",
+        epilog=EPILOG,
+        parents=[_options(False)],
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    common = _options(argparse.SUPPRESS)
+
+    def command(name: str, run: str, text: str) -> Parser:
+        added = commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    command("list", "show:list_models", "Lists the models and where they stand.")
+    status = command("status", "show:status", "Shows models in full; without a name, the devices and all models.")
+    _names(status, "*")
+    status.add_argument("-n", "--lines", type=count, default=10, help="records to show (default: %(default)s)")
+    command("devices", "show:devices", "Shows who holds the memory of each device.")
+
+    for name, run, text in (
+        ("start", "control:start", "Brings models in; they stop when they have been idle for their time."),
+        ("hold", "control:hold", "Brings models in and keeps them until they are released or stopped."),
+        ("release", "control:release", "Ends the hold of models; they idle out as usual."),
+        ("stop", "control:stop", "Drains models and stops them."),
+    ):
+        control = command(name, run, text)
+        _names(control, "+")
+        control.add_argument(
+            "--timeout", type=seconds, metavar="SECONDS", help="give up waiting after this long (default: never)"
+        )
+        if name == "stop":
+            control.add_argument("--force", action="store_true", help="do not wait for requests in flight")
+
+    _name(command("plan", "explain:plan", "Shows what bringing a model in would do now. Changes nothing."))
+    why = command("why", "explain:why", "Shows what happened to a model, and why.")
+    _name(why)
+    why.add_argument("-n", "--lines", type=count, default=30, help="records to show (default: %(default)s)")
+
+    logs = command(
+        "logs", "logs:logs", "Shows the journal of a model: its engine, its units, what aitherd did with it."
+    )
+    _name(logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
+    logs.add_argument("-n", "--lines", type=count, help="show only the last lines")
+
+    check = command("check-config", "configuration:check", "Checks the configuration on disk.")
+    check.add_argument("directory", nargs="*", metavar="DIR", help="instead of the usual directories, strongest first")
+    check.add_argument(
+        "--device", action="append", default=[], metavar="ID=SIZE", help="assume a device, as in gpu0=32606MiB"
+    )
+    cat = command("cat-config", "configuration:cat", "Prints the configuration files that count.")
+    cat.add_argument("directory", nargs="*", metavar="DIR", help="instead of the usual directories, strongest first")
+    schema = command("schema", "configuration:schema", "Prints the JSON Schema of a configuration file.")
+    schema.add_argument("kind", choices=("model", "settings"), help="of a model file, or of aitherd.toml")
+    command("reload", "control:reload", "Has the daemon take over the configuration on disk.")
+    command("version", "show:version", "Prints the versions of this program and of the daemon.")
+    return top
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line. Raises Failure, and SystemExit for `--help`."""
+    return parser().parse_args(words)
+
+
+def _options(default: object) -> Parser:
+    """Options that may stand before and after the command; after it, their absence must not undo what stood before."""
+    options = Parser(add_help=False)
+    which = options.add_mutually_exclusive_group()
+    which.add_argument("--user", action="store_true", default=default, help="the user's own daemon")
+    which.add_argument(
+        "--system", dest="user", action="store_false", default=default, help="the system's daemon (default)"
+    )
+    options.add_argument("--json", action="store_true", default=default, help="print JSON")
+    return options
+
+
+def _names(parser: argparse.ArgumentParser, number: str) -> None:
+    parser.add_argument(
+        "names", nargs=number, type=model_name, metavar="NAME", help="a model, or a name that it serves"
+    )
+
+
+def _name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", type=model_name, metavar="NAME", help="a model, or a name that it serves")

@@ -1,0 +1,178 @@
+"""The daemon over D-Bus: one connection, calls, and what their errors mean to a person."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sdbus import DbusFailedError, SdBus, SdBusBaseError, SdBusUnmappedMessageError
+from sdbus.sd_bus_internals import SdBusMessage, SdBusSlot, sd_bus_open_system, sd_bus_open_user
+
+from aitherd.bus.names import BUS_NAME, DEVICE, ERROR, MANAGER, MODEL, ROOT, model_path
+from aitherd.core.words import Seconds
+from aitherd.ctl.failure import Exit, Failure
+
+READ_TIMEOUT: Seconds = 60.0
+"""For calls that only read. The bus may have to start the daemon first."""
+ENDLESS = 2**64 - 1
+"""As sd-bus has a time-out that never comes (microseconds)."""
+
+BROKER = "org.freedesktop.DBus"
+BROKER_PATH = "/org/freedesktop/DBus"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+SYSTEMD = "org.freedesktop.systemd1"
+SYSTEMD_PATH = "/org/freedesktop/systemd1"
+NO_MEMORY = 2**64 - 1
+"""What systemd says for a unit whose memory is not accounted for."""
+
+INSTANTS = frozenset({"Since", "LastUsed", "StopsAt"})
+TEXT_OR_NONE = frozenset({"Endpoint"})
+
+Values = dict[str, Any]
+"""Properties of a model or a device under the names that `--json` uses: instants in seconds, null for none."""
+
+
+class Client:
+    """A connection to the bus that the daemon is on."""
+
+    def __init__(self, *, user: bool) -> None:
+        """Raises Failure when there is no bus."""
+        self.user = user
+        try:
+            self.bus: SdBus = sd_bus_open_user() if user else sd_bus_open_system()
+        except SdBusBaseError as error:
+            raise Failure(
+                f"cannot connect to the {'user' if user else 'system'} bus",
+                "is DBUS_SESSION_BUS_ADDRESS or XDG_RUNTIME_DIR set?" if user else "is dbus.service running?",
+            ) from error
+
+    async def ask(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *arguments: Any,
+        timeout: Seconds | None = READ_TIMEOUT,
+    ) -> Any:
+        """A method's result. `timeout` in seconds, None for never. Raises Failure."""
+        self.bus.method_call_timeout_usec = ENDLESS if timeout is None else int(timeout * 1_000_000)
+        try:
+            call = self.bus.new_method_call_message(destination, path, interface, member)
+            if signature:
+                call.append_data(signature, *arguments)
+            return (await self.bus.call_async(call)).get_contents()
+        except SdBusUnmappedMessageError as error:
+            name, message = error.args
+            raise failure(name, message) from error
+        except DbusFailedError as error:
+            raise failure(error.dbus_error_name, str(error)) from error
+        except SdBusBaseError as error:
+            raise Failure("the connection to the bus is lost", "try again") from error
+
+    async def manager(
+        self, member: str, signature: str = "", *arguments: Any, timeout: Seconds | None = READ_TIMEOUT
+    ) -> Any:
+        """Calls a method of the manager."""
+        return await self.ask(BUS_NAME, ROOT, MANAGER, member, signature, *arguments, timeout=timeout)
+
+    async def running(self) -> bool:
+        """Whether the daemon runs, without starting it."""
+        return bool(await self.ask(BROKER, BROKER_PATH, BROKER, "NameHasOwner", "s", BUS_NAME))
+
+    async def daemon(self) -> Values:
+        """Version, health and problems."""
+        return plain(await self.ask(BUS_NAME, ROOT, PROPERTIES, "GetAll", "s", MANAGER))
+
+    async def fleet(self) -> tuple[list[Values], list[Values]]:
+        """All models and all devices, by name, as they were at one moment."""
+        objects = await self.ask(BUS_NAME, ROOT, OBJECT_MANAGER, "GetManagedObjects")
+        models = [plain(interfaces[MODEL]) for interfaces in objects.values() if MODEL in interfaces]
+        devices = [plain(interfaces[DEVICE]) for interfaces in objects.values() if DEVICE in interfaces]
+        return sorted(models, key=lambda one: str(one["name"])), sorted(devices, key=lambda one: str(one["id"]))
+
+    async def model(self, name: str) -> Values:
+        """One model, by its name or one that it serves."""
+        path = await self.manager("GetModel", "s", name)
+        return plain(await self.ask(BUS_NAME, path, PROPERTIES, "GetAll", "s", MODEL))
+
+    async def history(self, model: str, limit: int) -> list[Values]:
+        """The latest records about a model, oldest first."""
+        return [
+            {
+                "time": time / 1_000_000,
+                "event": event,
+                "model": about,
+                "message": message,
+                "fields": {key: value for key, (_, value) in fields.items()},
+            }
+            for time, event, about, message, fields in await self.manager("History", "su", model, limit)
+        ]
+
+    async def host_memory(self, unit: str) -> int | None:
+        """Host memory of a unit in bytes, as systemd accounts for it; None when it does not."""
+        try:
+            path = await self.ask(SYSTEMD, SYSTEMD_PATH, f"{SYSTEMD}.Manager", "GetUnit", "s", unit)
+            _, count = await self.ask(SYSTEMD, path, PROPERTIES, "Get", "ss", f"{SYSTEMD}.Service", "MemoryCurrent")
+        except Failure:
+            # Not loaded, or no systemd on this bus: there is nothing to tell, and that is no failure.
+            return None
+        return None if count == NO_MEMORY else int(count)
+
+    async def watch(self, model: str, changed: Callable[[Mapping[str, Any]], None]) -> SdBusSlot:
+        """Calls `changed` with the properties of a model that change, until the slot is closed."""
+
+        def receive(message: SdBusMessage) -> None:
+            _, changes, _ = message.parse_to_tuple()
+            changed({name: value for name, (_, value) in changes.items()})
+
+        path = model_path(model)
+        return await self.bus.match_signal_async(BUS_NAME, path, PROPERTIES, "PropertiesChanged", receive)
+
+
+def run(arguments: argparse.Namespace, command: Callable[[Client], Awaitable[int]]) -> int:
+    """Runs a command that needs the daemon."""
+
+    async def connected() -> int:
+        return await command(Client(user=arguments.user))
+
+    return asyncio.run(connected())
+
+
+def plain(values: Mapping[str, tuple[str, Any]]) -> Values:
+    """Properties as they came, under our names and in our units."""
+    out: Values = {}
+    for name, (_, value) in values.items():
+        if name in INSTANTS:
+            value = value / 1_000_000 if value else None
+        elif name in TEXT_OR_NONE:
+            value = value or None
+        elif name == "Foreign":
+            value = [{"name": owner, "pid": pid, "bytes": count} for owner, pid, count in value]
+        out[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()] = value
+    return out
+
+
+def failure(name: str, message: str) -> Failure:
+    """What an error reply means."""
+    if name.startswith(f"{ERROR}."):
+        status = Exit.UNKNOWN if name == f"{ERROR}.NoSuchModel" else Exit.FAILED
+        return Failure(message, name=name, status=status)
+    if name == f"{BROKER}.Error.NoReply" and "timed out" in message.lower():
+        return Failure("there was no answer in time", "see systemctl status aitherd", name=name)
+    if name in (f"{BROKER}.Error.NoReply", f"{BROKER}.Error.Disconnected"):
+        return Failure("aitherd went away before it answered", "see journalctl -u aitherd", name=name)
+    if name in (f"{BROKER}.Error.ServiceUnknown", f"{BROKER}.Error.NameHasNoOwner"):
+        return Failure(
+            "aitherd is not on this bus, and the bus cannot start it",
+            "is it installed? The user's own daemon is reached with --user",
+            name=name,
+        )
+    if name.startswith((f"{BROKER}.Error.Spawn", f"{SYSTEMD}.")) or name == f"{BROKER}.Error.TimedOut":
+        return Failure(f"aitherd cannot be started: {message}", "see systemctl status aitherd", name=name)
+    return Failure(f"{message} ({name})", name=name)

@@ -1,0 +1,222 @@
+"""What there is: `list`, `status`, `devices`, `version`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+
+from aitherd import __version__
+from aitherd.core.words import format_bytes, format_seconds
+from aitherd.ctl.client import Client, Values, run
+from aitherd.ctl.explain import record_lines
+from aitherd.ctl.failure import Exit, Failure
+from aitherd.ctl.terminal import (
+    RESIDENCIES,
+    bar,
+    instant,
+    print_json,
+    printable,
+    residency_styles,
+    size,
+    style,
+    table,
+)
+
+MODEL_HEAD = ("MODEL", "CLASS", "RESIDENCY", "VRAM", "NEEDS", "REQUESTS", "STOPS", "DESCRIPTION")
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    """All models, a line each."""
+
+    async def command(client: Client) -> int:
+        models, _ = await client.fleet()
+        if arguments.json:
+            print_json(models)
+        else:
+            print(model_table(models))
+        return Exit.OK
+
+    return run(arguments, command)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Models in full, or the whole fleet in short."""
+
+    async def command(client: Client) -> int:
+        if not arguments.names:
+            return await fleet_status(client, as_json=arguments.json)
+        models = [await client.model(name) for name in dict.fromkeys(arguments.names)]
+        for model in models:
+            running = model["residency"] != "absent"
+            model["host_bytes"] = await client.host_memory(model["engine_unit"]) if running else None
+            model["records"] = await client.history(model["name"], arguments.lines)
+        if arguments.json:
+            print_json(models)
+        else:
+            print("\n\n".join("\n".join(model_block(model)) for model in models))
+        return Exit.OK if all(model["residency"] == "ready" for model in models) else Exit.NOT_READY
+
+    return run(arguments, command)
+
+
+def devices(arguments: argparse.Namespace) -> int:
+    """Who holds what on each device."""
+
+    async def command(client: Client) -> int:
+        models, found = await client.fleet()
+        for device in found:
+            device["models"] = holders(device, models)
+        if arguments.json:
+            print_json(found)
+        else:
+            print("\n\n".join("\n".join(device_block(device, models)) for device in found) or "no device is known")
+        return Exit.OK
+
+    return run(arguments, command)
+
+
+def version(arguments: argparse.Namespace) -> int:
+    """The versions of both programs. Does not start the daemon."""
+
+    async def command(client: Client) -> int:
+        daemon = (await client.daemon())["version"] if await client.running() else None
+        if arguments.json:
+            print_json({"aitherctl": __version__, "aitherd": daemon})
+        else:
+            print(f"aitherctl {__version__}\naitherd {daemon or 'does not run'}")
+        return Exit.OK
+
+    try:
+        return run(arguments, command)
+    except Failure:
+        # Without a bus there still is this program.
+        print_json({"aitherctl": __version__, "aitherd": None}) if arguments.json else print(f"aitherctl {__version__}")
+        return Exit.OK
+
+
+async def fleet_status(client: Client, *, as_json: bool) -> int:
+    """The daemon, its devices and its models."""
+    daemon = await client.daemon()
+    models, found = await client.fleet()
+    for device in found:
+        device["models"] = holders(device, models)
+    if as_json:
+        print_json({"daemon": daemon, "devices": found, "models": models})
+        return Exit.OK
+    mark = style("●", "green" if daemon["healthy"] else "red")
+    print(f"{mark} aitherd {daemon['version']}" + ("" if daemon["healthy"] else ": it cannot do all its work"))
+    for problem in daemon["problems"]:
+        print(f"  {style(printable(problem), 'red')}")
+    for device in found:
+        print(f"  {device_line(device)}")
+    print(f"\n{model_table(models)}")
+    return Exit.OK
+
+
+def model_table(models: Sequence[Values]) -> str:
+    """A line for each model."""
+    if not models:
+        return "no model is configured"
+    rows = [
+        (
+            model["name"],
+            model["class"],
+            model["residency"],
+            size(sum(model["measured_bytes"].values())),
+            size(model["expected_bytes"]),
+            requests(model),
+            stops(model),
+            model["error"] or model["stage"] or model["description"],
+        )
+        for model in models
+    ]
+    return table(MODEL_HEAD, rows, residency_styles())
+
+
+def requests(model: Values) -> str:
+    """In flight and waiting, in a few characters."""
+    waiting = f"+{model['waiting']} waiting" if model["waiting"] else ""
+    return " ".join(filter(None, [str(model["in_flight"] or ""), waiting])) or ("busy" if model["busy"] else "-")
+
+
+def stops(model: Values) -> str:
+    """When it stops by itself."""
+    if model["held"]:
+        return "held"
+    return f"in {format_seconds(max(model['stops_at'] - time.time(), 0.0))}" if model["stops_at"] else "-"
+
+
+def model_block(model: Values) -> Iterator[str]:
+    """One model in full, as systemctl shows a unit."""
+    mark, colour = RESIDENCIES.get(model["residency"], ("●", ""))
+    description = printable(model["description"])
+    yield f"{style(mark, colour)} {model['name']}" + (f" - {description}" if description else "")
+    for label, text in model_facts(model, colour):
+        yield f"{label:>12}: {text}"
+    if model["records"]:
+        yield ""
+        yield from record_lines(model["records"])
+
+
+def model_facts(model: Values, colour: str) -> Iterator[tuple[str, str]]:
+    """What is known of a model, each with its label."""
+    level = f" (level {model['level']})" if model["level"] else ""
+    yield (
+        "Residency",
+        f"{style(model['residency'] + level, colour)} since {instant(model['since'])}"
+        if model["since"]
+        else style(model["residency"], colour),
+    )
+    for label, key in (("Stage", "stage"), ("Error", "error")):
+        if model[key]:
+            yield label, style(printable(model[key]), colour)
+    yield "Class", f"{model['class']}, engine {model['engine']}"
+    if model["held"]:
+        yield "Held", "until it is released or stopped"
+    elif model["stops_at"]:
+        yield "Stops", f"{stops(model)} unless it is used"
+    used = f"last used {instant(model['last_used'])}" if model["last_used"] else "not used yet"
+    yield "Requests", f"{model['in_flight']} in flight, {model['waiting']} waiting; {used}"
+    measured = ", ".join(f"{format_bytes(count)} on {device}" for device, count in model["measured_bytes"].items())
+    expected, declared = format_bytes(model["expected_bytes"]), format_bytes(model["declared_bytes"])
+    yield "VRAM", f"{measured or 'none'} (expected {expected}, declared {declared})"
+    if model.get("host_bytes") is not None:
+        yield "Memory", format_bytes(model["host_bytes"])
+    if model["serves"]:
+        yield "Serves", printable(", ".join(model["serves"]))
+    yield "Unit", f"{model['unit']}, engine in {model['engine_unit']}"
+    if model["endpoint"]:
+        yield "Endpoint", printable(model["endpoint"])
+    yield "Command", printable(shlex.join(model["command"]))
+
+
+def holders(device: Values, models: Sequence[Values]) -> dict[str, int]:
+    """Bytes of each model on a device, largest first."""
+    held = {model["name"]: model["measured_bytes"].get(device["id"], 0) for model in models}
+    return {name: count for name, count in sorted(held.items(), key=lambda entry: -entry[1]) if count}
+
+
+def device_line(device: Values) -> str:
+    """A device in one line."""
+    name = f"{device['id']} {printable(device['name'])}".rstrip()
+    if not device["fresh"]:
+        return f"{name}  {style(printable(device['problem'] or 'cannot be measured'), 'red')}"
+    used = device["total"] - device["free"]
+    return (
+        f"{name}  {bar(used, device['total'])}  {format_bytes(used)} of {format_bytes(device['total'])} used, "
+        f"{format_bytes(device['free'])} free, {format_bytes(device['reserve'])} in reserve"
+    )
+
+
+def device_block(device: Values, models: Sequence[Values]) -> Iterator[str]:
+    """A device and who holds its memory."""
+    yield device_line(device)
+    residency = {model["name"]: model["residency"] for model in models}
+    rows = [(name, format_bytes(count), residency[name]) for name, count in device["models"].items()]
+    rows += [(one["name"], format_bytes(one["bytes"]), f"foreign, PID {one['pid']}") for one in device["foreign"]]
+    if device["quarantined"]:
+        rows.append(("quarantined", format_bytes(device["quarantined"]), "left behind by stopped models"))
+    if rows:
+        yield from (f"  {line}" for line in table(("OWNER", "HOLDS", ""), rows, residency_styles()).splitlines())

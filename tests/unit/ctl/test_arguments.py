@@ -1,0 +1,78 @@
+"""The command line: what is accepted, and what is said about what is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aitherd.ctl.__main__ import main
+from aitherd.ctl.arguments import parse
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["frobnicate"], "there is no command frobnicate; see aitherctl --help"),
+        (["stats"], "there is no command stats; did you mean status?"),
+        ([], "the following arguments are required: COMMAND; see aitherctl --help"),
+        (["stop"], "the following arguments are required: NAME; see aitherctl stop --help"),
+        (["start", "../etc"], "argument NAME: '../etc' is not a model's name; see aitherctl start --help"),
+        (["start", "a\nb"], r"argument NAME: 'a\nb' is not a model's name; see aitherctl start --help"),
+        (["start", "%n"], "argument NAME: '%n' is not a model's name; see aitherctl start --help"),
+        (["plan", "--", "-x"], "argument NAME: '-x' is not a model's name; see aitherctl plan --help"),
+        (["start", "x", "--timeout", "soon"], "argument --timeout: 'soon' is not a number of seconds above 0;"),
+        (["why", "x", "-n", "0"], "argument -n/--lines: '0' is not a number above 0; see aitherctl why --help"),
+        (["list", "--jsn"], "unrecognized arguments: --jsn; see aitherctl --help"),
+        (["schema", "models"], "see aitherctl schema --help"),
+        (["--user", "--system", "list"], "argument --system: not allowed with argument --user; see aitherctl --help"),
+        (["check-config", "--device", "gpu0"], "--device gpu0: "),
+        (["check-config", "--device", "gpu0=much"], "--device gpu0=much: "),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_status_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("aitherctl: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "user", "as_json"),
+    [
+        (["list"], False, False),
+        (["--user", "list"], True, False),
+        (["list", "--user", "--json"], True, True),
+        (["--user", "--json", "status", "vision"], True, True),
+        (["--json", "list", "--system"], False, True),
+        (["--user", "list", "--system"], False, False),
+    ],
+)
+def test_common_options_stand_before_or_after_the_command(words: list[str], user: bool, as_json: bool) -> None:
+    arguments = parse(words)
+    assert (arguments.user, arguments.json) == (user, as_json)
+
+
+def test_help_tells_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "0 success; 1 refused or failed; 2 the command line is wrong; 3 (status NAME) a model is not ready; 4" in told
+    )
+
+
+def test_help_and_mistakes_import_nothing_slow() -> None:
+    probe = (
+        "import sys; from aitherd.ctl.__main__ import main; main(['nonsense']); "
+        "print(*sorted({'sdbus', 'asyncio', 'pydantic', 'structlog', 'httpx'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert ran.stdout == "\n"
