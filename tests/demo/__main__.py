@@ -130,7 +130,7 @@ def tell(story: Story, rig: Rig, gpu: Gpu) -> None:
     rig.wait_for(lambda: not gpu.card.lingering, "the bytes")
 
     story.tell("The daemon's own records")
-    records = [record for record in rig.ctl_json("why", "--all") if record["time"] >= begun]
+    records = [record for record in rig.records() if record["time"] >= begun]
     for record in records:
         print(f"  {record['time'] - begun:7.3f} s  {record['event']:9} {record['message']}")
     check(story, records)

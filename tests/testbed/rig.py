@@ -110,6 +110,11 @@ class Rig:
         """What `aitherctl --json` prints."""
         return json.loads(self.ctl("--json", *arguments).stdout)
 
+    def records(self) -> list[dict[str, Any]]:
+        """All records that the daemon keeps, as `aitherctl why` tells them, oldest first."""
+        found: list[dict[str, Any]] = self.ctl_json("why", "--lines", "10000")
+        return found
+
     def status(self, model: str) -> dict[str, Any]:
         """The model as `aitherctl status` tells it."""
         found = self.ctl_json("list")

@@ -13,7 +13,7 @@ from tests.testbed.rig import Rig
 
 def steps(rig: Rig) -> list[tuple[str, str]]:
     """What was done, in order."""
-    return [(r["fields"]["step"], r["model"]) for r in rig.ctl_json("why", "--all") if r["event"] == "step"]
+    return [(r["fields"]["step"], r["model"]) for r in rig.records() if r["event"] == "step"]
 
 
 def test_a_cold_model_is_loaded_and_answers_and_says_how_it_came_to_be(rig: Rig, http: httpx.Client) -> None:
@@ -37,7 +37,7 @@ def test_the_idle_give_way_and_nothing_starts_before_their_bytes_are_back(
     assert chat(http, "first").status_code == 200
     assert chat(http, "second").status_code == 200
     assert steps(rig) == [("start", "first"), ("stop", "first"), ("start", "second")]
-    records = rig.ctl_json("why", "--all")
+    records = rig.records()
     returned = next(r for r in records if r["event"] == "returned" and r["model"] == "first")
     started = next(r for r in records if r["event"] == "step" and r["model"] == "second")
     assert returned["time"] <= started["time"]
