@@ -30,12 +30,14 @@ HOME_PREFIX = "aither-"
 KEEPER_PID = "keeper.pid"
 MACHINE_ID = "a17ebed0a17ebed0a17ebed0a17ebed0"
 START_TIMEOUT_S = 30.0
-JOURNAL_TIMEOUT_S = 5.0
+JOURNAL_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 10.0
 POLL_S = 0.005
 
 SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 JOURNALD = ("/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald")
+
+JOURNAL_STREAM = Path("/run/systemd/journal/stdout")
 
 JOURNALD_CONF = """[Journal]
 Storage=persistent
@@ -78,7 +80,7 @@ def main() -> int:
         end_children()
         for group in groups:
             clear_group(group)
-        shutil.rmtree(home, ignore_errors=True)
+        remove_home(home)
     return status
 
 
@@ -91,7 +93,17 @@ def remove_left_homes(parent: Path) -> None:
     for pid in parent.glob(f"{HOME_PREFIX}*/{KEEPER_PID}"):
         with contextlib.suppress(OSError):
             if not _is_keeper(pid.read_text()):
-                shutil.rmtree(pid.parent, ignore_errors=True)
+                remove_home(pid.parent)
+
+
+def remove_home(home: Path) -> None:
+    """Removes a bed's folder, as far as it is there."""
+    # systemd keeps folders there that nobody may write to or enter, their owner included.
+    inaccessible = home / "run" / "systemd" / "inaccessible"
+    for folder in (inaccessible, inaccessible / "dir"):
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 # Control groups
@@ -330,15 +342,20 @@ class Inside:
             _orphan(lambda: self._become_journald(program))
             deadline = time.monotonic() + JOURNAL_TIMEOUT_S
             while time.monotonic() < deadline:
-                if _listens(Path("/run/systemd/journal/stdout")):
+                if Path("/var/log/journal", MACHINE_ID, "system.journal").exists() and _listens(JOURNAL_STREAM):
                     return True
                 time.sleep(POLL_S)
         return False
 
     def _become_journald(self, program: str) -> None:
-        """It reads a sender's unit off the control group, so the bed's group has to look like the root to it."""
+        """It reads a sender's unit off the control group, so the bed's group has to look like the root to it.
+
+        The root, to systemd, is where the first process is.
+        """
         join(self.groups)
-        _check(_libc.unshare(CLONE_NEWCGROUP), "make a control group namespace")
+        _check(_libc.unshare(CLONE_NEWCGROUP | CLONE_NEWNS), "make a control group namespace")
+        Path("/run/aither-root-group").write_text("1:name=systemd:/\n0::/\n")
+        _mount("/run/aither-root-group", "/proc/1/cgroup", flags=MS_BIND)
         join(self.groups, "systemd-journald.service")
         _redirect(self.home / "journald.log")
         Path("/run/aither-journald.pid").write_text(str(os.getpid()))

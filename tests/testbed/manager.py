@@ -26,13 +26,13 @@ from subprocess import CompletedProcess, Popen
 from types import TracebackType
 from typing import IO
 
-from tests.testbed.keeper import HOME_PREFIX
+from tests.testbed.keeper import HOME_PREFIX, remove_home
 
 KEEPER = Path(__file__).with_name("keeper.py")
 
 RUN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-SYNC_TIMEOUT_S = 5.0
+SYNC_TIMEOUT_S = 30.0
 POLL_S = 0.005
 
 DBUS_SOCKET = """[Unit]
@@ -294,7 +294,7 @@ class UserManager:
             self._keeper.wait(STOP_TIMEOUT_S)
             self._keeper.stdout.close()
             self._keeper = None
-        shutil.rmtree(self.home, ignore_errors=True)
+        remove_home(self.home)
 
     def _inside(self, command: Sequence[str | Path]) -> list[str]:
         # The signal is asked for inside: entering a user namespace clears it.
