@@ -12,18 +12,26 @@ from aitherd.proxy.relay import Relay
 from aitherd.proxy.routes import Handling, Match
 from aitherd.proxy.wire import RequestHead
 
+_PLAIN = frozenset({b"", b"identity"})
+
 
 class JsonCall(Relay):
     """The body is JSON: kept whole, read for its `model`, sent as it came."""
 
     def begin(self) -> None:
-        super().begin()
-        if self.head.content_encoding not in {b"", b"identity"}:
+        head = self.head
+        if head.length and head.length > self.context.limits.body:
+            raise self.too_large()
+        if head.content_encoding not in _PLAIN:
             raise WrongMediaType("the body must not be compressed")
-        self.invite()
+        head.upgrade = b""
+        if head.expects_continue:
+            self.invite()
 
     def body(self, data: bytes) -> None:
-        super().body(data)
+        self.received += len(data)
+        if self.received > self.context.limits.body:
+            raise self.too_large()
         self.parts.append(data)
 
     def end(self) -> None:
@@ -31,9 +39,9 @@ class JsonCall(Relay):
         parts = self.parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         asked = json_model(body)
-        self.model = self.context.operations.resolve(asked)
-        renamed = self.context.rename(asked, self.model)
-        if renamed is not None:
+        context = self.context
+        model = self.model = context.operations.resolve(asked)
+        if asked == model and (renamed := context.rename(model)) is not None:
             body = json_renamed(body, renamed)
         self.parts = [body]
         self.length = len(body)
@@ -58,7 +66,7 @@ class FormCall(Relay):
             self._form = None
             asked = form.model or ""
             self.model = self.context.operations.resolve(asked)
-            taken = form.taken(self.context.rename(asked, self.model))
+            taken = form.taken(self.context.rename(self.model) if asked == self.model else None)
             if self.length is not None:
                 self.length += len(taken) - self.received
             self.claim()

@@ -209,7 +209,15 @@ class ClientConnection(asyncio.Protocol):
                     elif type(event) is Switched:
                         self._upgrade_asked(event)
                 elif not exchange.complete:
-                    self._give(exchange, event)
+                    try:
+                        if type(event) is bytes:
+                            exchange.body(event)
+                        elif event is END:
+                            exchange.end()
+                        elif isinstance(event, AitherError):
+                            exchange.refuse(event)
+                    except AitherError as error:
+                        exchange.refuse(error)
                 elif type(event) is Switched:
                     self._upgrade_asked(event)
                 else:
@@ -223,18 +231,6 @@ class ClientConnection(asyncio.Protocol):
         if self._reader.in_head and self._phase is _IDLE:
             self._phase = _HEAD
             self._deadline = monotonic() + self._context.limits.header_timeout
-
-    def _give(self, exchange: Exchange, event: RequestEvent) -> None:
-        """An event of the request being received."""
-        try:
-            if type(event) is bytes:
-                exchange.body(event)
-            elif event is END:
-                exchange.end()
-            elif isinstance(event, AitherError):
-                exchange.refuse(event)
-        except AitherError as error:
-            exchange.refuse(error)
 
     def _next(self) -> None:
         """The exchange is over and another may follow: what waits behind it."""

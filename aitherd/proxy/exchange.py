@@ -112,14 +112,12 @@ class Context:
         if not self.clients:
             self.no_clients.set()
 
-    def rename(self, asked: str, model: str) -> str | None:
-        """The name to put into a request that asked for `model` as `asked`; None when the engine knows that name.
+    def rename(self, model: str) -> str | None:
+        """The name that the engine of `model` has for a request that asked for it by the name of its file.
 
-        Engines know the names that the model serves, not the name of its file. What is served changes with the
-        configuration only, so it is looked up once a second at most.
+        None when the engine may be left to find out. Engines know the names that the model serves. What is served
+        changes with the configuration only, so it is looked up once a second at most.
         """
-        if asked != model:
-            return None
         now = monotonic()
         known = self._renames.get(model)
         if known is None or known[0] < now:

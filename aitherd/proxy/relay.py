@@ -9,6 +9,7 @@ only be shown by cutting its connection, never by an end that looks like one.
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from time import monotonic
 
 from aitherd.conductor.operations import Use
@@ -64,7 +65,8 @@ class Relay(Exchange):
     # The request.
 
     def begin(self) -> None:
-        self._check_length(self.head.length or 0)
+        if self.head.length and self.head.length > self.context.limits.body:
+            raise self.too_large()
         self.head.upgrade = b""
 
     def invite(self) -> None:
@@ -74,7 +76,8 @@ class Relay(Exchange):
 
     def body(self, data: bytes) -> None:
         self.received += len(data)
-        self._check_length(self.received)
+        if self.received > self.context.limits.body:
+            raise self.too_large()
 
     def stream(self, data: bytes) -> None:
         """Sends a piece of the body on, or keeps it, within bounds, until there is somebody to send it to."""
@@ -95,9 +98,9 @@ class Relay(Exchange):
         if self._connection is not None and self.length is None:
             self._connection.transport.write(LAST_CHUNK)
 
-    def _check_length(self, length: Bytes) -> None:
-        if length > self.context.limits.body:
-            raise BodyTooLarge(f"a body may have {self.context.limits.body} bytes")
+    def too_large(self) -> AitherError:
+        """The refusal of the body."""
+        return BodyTooLarge(f"a body may have {self.context.limits.body} bytes")
 
     # The model and the way to it.
 
@@ -226,11 +229,7 @@ class Relay(Exchange):
         """Header lines that say who answered, why and after what wait."""
         use = self._use
         assert use is not None
-        return b"X-Aither-Upstream: %b\r\nX-Aither-Reason: %b\r\nX-Aither-Waited-Ms: %d\r\n" % (
-            use.model.encode(),
-            " ".join(use.why.split()).encode("ascii", "replace"),
-            use.waited * 1000,
-        )
+        return b"%bX-Aither-Waited-Ms: %d\r\n" % (_named(use.model, use.why), use.waited * 1000)
 
     def _ended(self, *, reusable: bool) -> None:
         """The engine's answer is complete and sent."""
@@ -336,3 +335,10 @@ class Relay(Exchange):
         use, self._use = self._use, None
         if use is not None:
             use.release()
+
+
+@lru_cache(maxsize=256)
+def _named(model: str, why: str) -> bytes:
+    """Header lines for a model and a reason, which must not be able to end a line."""
+    reason = " ".join(why.split()).encode("ascii", "replace")
+    return b"X-Aither-Upstream: %b\r\nX-Aither-Reason: %b\r\n" % (model.encode(), reason)

@@ -47,6 +47,7 @@ class RequestReader(Reader):
         events: list[RequestEvent] = []
         self._events = events
         self._began = False
+        self._fed = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as switch:
@@ -55,7 +56,7 @@ class RequestReader(Reader):
             events.append(self._refusal or BadRequest(f"not HTTP/1.1: {error}"))
         else:
             if self.in_head or not events:
-                self.bound(len(data), yielded=bool(events))
+                self.bound(yielded=bool(events))
         return events
 
     def resume(self) -> None:
@@ -91,16 +92,11 @@ class RequestReader(Reader):
         self._events.append(head)
 
     def _read_fields(self, head: RequestHead) -> None:
-        hosts = codings = lengths = size = 0
+        hosts = codings = lengths = 0
         nominated = b""
         upgrade = b""
         fields = head.fields
-        line = self._limits.line
-        for name, value in self._fields:
-            count = len(name) + len(value) + 4
-            if count > line:
-                raise self.too_large()
-            size += count
+        for name, value in self.fields():
             low = name.lower()
             kind = _KINDS.get(low)
             if kind is None:
@@ -134,8 +130,6 @@ class RequestReader(Reader):
                 if value.strip().lower() != b"100-continue":
                     raise self.refuse(WrongExpectation("Expect may only ask for 100-continue"))
                 head.expects_continue = not head.http10
-        if size > self._limits.head:
-            raise self.too_large()
         if hosts > 1 or (hosts == 0 and not head.http10):
             raise self.refuse(BadRequest("a request has exactly one Host header"))
         if codings:

@@ -41,6 +41,7 @@ class ResponseReader(Reader):
         events: list[ResponseEvent] = []
         self._events = events
         self._began = False
+        self._fed = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as switch:
@@ -49,7 +50,7 @@ class ResponseReader(Reader):
             events.append(self._refusal or UpstreamFailed(f"the engine does not speak HTTP/1.1: {error}"))
         else:
             if self.in_head or not events:
-                self.bound(len(data), yielded=bool(events))
+                self.bound(yielded=bool(events))
         if self._bodiless:
             # The parser waits for a body that will not come.
             self._bodiless = False
@@ -73,12 +74,10 @@ class ResponseReader(Reader):
         status = self._parser.get_status_code()
         head_only = self._head_only and status >= 200
         fields: list[bytes] = []
-        size = 0
         length: int | None = None
         chunked = False
         nominated = b""
-        for name, value in self._fields:
-            size += len(name) + len(value) + 4
+        for name, value in self.fields():
             low = name.lower()
             if low not in _OWN:
                 fields += (name, b": ", value, b"\r\n")
@@ -92,8 +91,6 @@ class ResponseReader(Reader):
                 chunked = True
             elif low == b"connection":
                 nominated = nominated + b"," + value if nominated else value
-        if size > self._limits.head:
-            raise self.too_large()
         if chunked and length is not None:
             raise self.refuse(UpstreamFailed("the engine's answer has both Content-Length and Transfer-Encoding"))
         if nominated:

@@ -99,6 +99,8 @@ class Reader:
         """Whether a head has begun and is not complete."""
         self._began = False
         """Whether the head in progress began in the bytes being fed."""
+        self._fed = 0
+        """How many those are."""
         self._size = 0
         """Bytes of the head in progress, or of chunk extensions and trailers since a body last yielded something."""
         self._refusal: AitherError | None = None
@@ -123,24 +125,38 @@ class Reader:
         self._refusal = error
         return error
 
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The fields of a complete head. Raises what `too_large` says."""
+        fields = self._fields
+        # What began and ended in a few bytes cannot be too long.
+        if (not self._began or self._fed > self._limits.line) and (
+            any(len(name) + len(value) > self._limits.line for name, value in fields)
+            or self._weigh() > self._limits.head
+        ):
+            raise self.too_large()
+        return fields
+
+    def _weigh(self) -> int:
+        return sum(len(name) + len(value) + 4 for name, value in self._fields)
+
     def too_large(self) -> AitherError:
         """The refusal of a head that exceeds its limits."""
         return self.refuse(
             HeadTooLarge(f"a header line may have {self._limits.line} bytes, a head {self._limits.head}")
         )
 
-    def bound(self, fed: int, *, yielded: bool) -> None:
-        """Refuses a head, trailers or chunk extensions that do not end, after `fed` more bytes.
+    def bound(self, *, yielded: bool) -> None:
+        """Refuses a head, trailers or chunk extensions that do not end, after the bytes being fed.
 
         Not for bytes that completed a message and nothing else: those are bounded by the head's own checks.
         """
         if self._began:
             # Of the bytes in which a head begins only its complete lines count: the others may belong to a body before.
-            self._size = sum(len(name) + len(value) + 4 for name, value in self._fields) if self.in_head else 0
+            self._size = self._weigh() if self.in_head else 0
         elif yielded:
             self._size = 0
         else:
-            self._size += fed
+            self._size += self._fed
         if self._size > self._limits.head:
             self._events.append(self.too_large())
 

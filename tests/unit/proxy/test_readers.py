@@ -18,7 +18,8 @@ from aitherd.proxy.wire import END, RequestHead, ResponseHead, Switched
 REQUESTS = (
     b"\r\nGET /a?b=c HTTP/1.1\r\nHost: t\r\nX-A: 1\r\nConnection: keep-alive, X-B\r\nX-B: 2\r\n\r\n"
     b"POST /b HTTP/1.1\r\nhost: [::1]:80\r\ncontent-length: 5\r\nExpect: 100-continue\r\n\r\nhello"
-    b"POST /c HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: 1\r\nU: 2\r\n\r\n"
+    b"POST /c HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n"
+    b"2\r\nde\r\n0\r\nT: 1\r\nU: 2\r\n\r\n"
     b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n"
     b"GET /d HTTP/1.0\r\n\r\n"
 )
@@ -91,11 +92,12 @@ def test_answers_read_the_same_however_they_are_cut(cuts: list[int]) -> None:
 
 
 PIECES = st.sampled_from(
-    [b"GET ", b"POST ", b"/x", b" HTTP/1.1\r\n", b"Host: t\r\n", b"\r\n", b"Content-Length: 3\r\n", b"abc", b":",
-     b"\n",
-     b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"\x00", b"Upgrade: x\r\nConnection: upgrade\r\n",
-     b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 S\r\n"]
-)  # fmt: skip
+    [
+        *(b"GET ", b"POST ", b"/x", b" HTTP/1.1\r\n", b"Host: t\r\n", b"\r\n", b"Content-Length: 3\r\n", b"abc"),
+        *(b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"\x00", b":", b"\n"),
+        *(b"Upgrade: x\r\nConnection: upgrade\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 101 S\r\n"),
+    ]
+)
 
 
 @given(st.lists(PIECES | st.binary(max_size=5)), st.lists(st.integers(0, 500)))
