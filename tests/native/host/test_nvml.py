@@ -227,18 +227,30 @@ async def test_a_child_that_is_killed_is_replaced_within_the_sample(gpu: Gpu, me
     assert (await measured.sample(IN_TIME)).problem == ""
 
 
-async def test_a_cancelled_sample_leaves_no_answer_for_the_next(gpu: Gpu, measured: Nvml) -> None:
-    await measured.sample(IN_TIME)
-    gpu.card.faults = Fault.HANG
-    sample = asyncio.create_task(measured.sample(IN_TIME))
-    looks = gpu.looks
-    await asyncio.to_thread(gpu.card.wait, lambda _: gpu.looks > looks)
-    sample.cancel()
+LATE = """
+import json, sys, time
+for line in sys.stdin:
+    asked = json.loads(line)["id"]
+    print("asked", asked, file=sys.stderr, flush=True)
+    time.sleep(0.5 if asked == 1 else 0)
+    print(json.dumps({"id": asked, "driver": f"of answer {asked}", "devices": []}), flush=True)
+"""
+
+
+async def test_the_answer_to_a_cancelled_sample_is_not_taken_for_the_next_ones(
+    gpu: Gpu, capfd: pytest.CaptureFixture[str]
+) -> None:
+    meter = Nvml([sys.executable, "-c", LATE])
+    first = asyncio.create_task(meter.sample(IN_TIME))
+    said = ""
+    while "asked 1" not in said:
+        await asyncio.wait({first}, timeout=0.01)
+        said += capfd.readouterr().err
+    first.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await sample
-    gpu.card.faults = Fault.NONE
-    gpu.card.claim(os.getpid(), 7 * GIB)
-    assert [process.bytes for process in (await measured.sample(IN_TIME)).devices[0].processes] == [7 * GIB]
+        await first
+    assert (await meter.sample(IN_TIME)).driver == "of answer 2"
+    await meter.close()
 
 
 @pytest.mark.parametrize(

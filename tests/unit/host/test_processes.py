@@ -1,0 +1,47 @@
+"""What /proc says, from the real one and from files with the lines of other kinds of machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+from aitherd.host.processes import cgroup_of, name_of
+
+GROUP = "/aither.slice/aither-vision-engine.service"
+UNIFIED = f"0::{GROUP}\n"
+HYBRID = f"12:cpu,cpuacct:/\n1:name=systemd:{GROUP}\n0::{GROUP}\n"
+LEGACY = f"4:memory:/\n1:name=systemd:{GROUP}\n0::/\n"
+
+
+@pytest.mark.parametrize("lines", [UNIFIED, HYBRID, LEGACY])
+def test_the_control_group_is_the_one_that_systemd_manages(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(lines)
+    assert cgroup_of(7, tmp_path) == GROUP
+
+
+def test_a_path_may_hold_colons(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text("0::/a:b.service\n")
+    assert cgroup_of(7, tmp_path) == "/a:b.service"
+
+
+def test_a_living_process_has_a_name_and_a_group() -> None:
+    assert cgroup_of(os.getpid()).startswith("/")
+    with subprocess.Popen(["/bin/cat"], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write("it runs\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        name = name_of(process.pid)
+    assert name == "cat"
+
+
+def test_a_process_that_is_gone_has_neither() -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait()
+    assert (cgroup_of(process.pid), name_of(process.pid)) == ("", "")
