@@ -140,7 +140,12 @@ def bed_groups(*, delegated: bool) -> list[Path]:
                 if not _is_keeper(old.name.removeprefix(CGROUP_PREFIX).removesuffix(".slice")):
                     clear_group(old)
             group = own / f"{CGROUP_PREFIX}{os.getpid()}.slice"
-            group.mkdir()
+            try:
+                group.mkdir()
+            except PermissionError as problem:
+                raise Unavailable(
+                    f"{problem}; where systemd does not run, only root can make a control group"
+                ) from None
         groups.append(group)
     if not groups:
         raise Unavailable("no control group hierarchy that systemd could use is mounted")
