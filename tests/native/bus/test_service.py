@@ -235,6 +235,8 @@ async def test_a_reload_adds_and_removes_objects(
     del fleet.models["broken"]
     async with client.signals("InterfacesAdded", ROOT) as added, client.signals("InterfacesRemoved", ROOT) as removed:
         await client.manager("Reload")
+        # Whoever has reloaded finds the result at once, not a turn of announcements later.
+        assert await client.get("newcomer", "Residency") == "absent"
         await broker.until(lambda: added and removed)
     ((path, interfaces),) = added
     assert path == model_path("newcomer")
