@@ -104,6 +104,7 @@ class Conductor:
             moving=lambda: self.scheduler.moving,
             let_go=self._let_go,
             background=self._background,
+            clock=clock,
         )
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -288,11 +289,13 @@ class Conductor:
         if not name:
             self._resize()
         self.scheduler.nudge()
+        self.observer.nudge()
         book = self.books.get(name)
         if (
             book is not None
             and book.residency is Residency.READY
             and book.model.residency_class is ResidencyClass.ESSENTIAL
+            and book.comes_back
             and not (book.held or book.stop_wanted)
         ):
             book.held = True

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from aitherd.conductor.books import Book
+from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.launch import model_of
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
@@ -24,8 +24,8 @@ from aitherd.host.systemd import Systemd
 SAMPLE_MOVING: Seconds = 0.5
 SAMPLE_LIVE: Seconds = 5.0
 SAMPLE_EMPTY: Seconds = 60.0
-"""How often the devices are measured while a transition runs, while any model is up, and while none is: measuring
-itself can keep a GPU from sleeping."""
+"""How often the devices are measured while a transition runs, while any model is up or quarantined, and while none is:
+measuring itself can keep a GPU from sleeping."""
 
 
 class Observer:
@@ -43,7 +43,10 @@ class Observer:
         moving: Callable[[], bool],
         let_go: Callable[[Book], None],
         background: Callable[[Coroutine[Any, Any, None]], None],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
+        self._nudged = asyncio.Event()
         self._books = books
         self._systemd = systemd
         self._meter = meter
@@ -56,9 +59,15 @@ class Observer:
 
     async def run(self, measured: Callable[[], None]) -> None:
         """Measures at intervals until cancelled; calls `measured` each time."""
+        last = self._clock.monotonic()
         while True:
-            live = any(book.alive for book in self._books.values())
-            await asyncio.sleep(SAMPLE_MOVING if self._moving() else SAMPLE_LIVE if live else SAMPLE_EMPTY)
+            self._nudged.clear()
+            try:
+                async with asyncio.timeout(max(last + self._interval() - self._clock.monotonic(), 0.0)):
+                    await self._nudged.wait()
+                continue
+            except TimeoutError:
+                last = self._clock.monotonic()
             accounts = await self._meter.measure()
             for book in self._books.values():
                 if book.residency is Residency.READY and book.measured:
@@ -67,6 +76,16 @@ class Observer:
                     self._records.add(Event.RETURNED, f"the bytes of {book.name} are back", model=book.name)
                     self.found(book)
             measured()
+
+    def nudge(self) -> None:
+        """Something changed, perhaps how often to measure."""
+        self._nudged.set()
+
+    def _interval(self) -> Seconds:
+        if self._moving():
+            return SAMPLE_MOVING
+        wakeful = any(book.alive or book.residency is Residency.QUARANTINED for book in self._books.values())
+        return SAMPLE_LIVE if wakeful else SAMPLE_EMPTY
 
     def found(self, book: Book) -> None:
         """Ends a quarantine: the bytes are back, or a person goes on without them."""
