@@ -1,0 +1,387 @@
+"""The arbiter's decisions, one story at a time. Sizes in the worlds by hand are GiB of one card unless they say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from aitherd.core.arbiter import Policy, decide, impossible
+from aitherd.core.words import (
+    HOST,
+    Claim,
+    ModelView,
+    Plan,
+    Refusal,
+    RefusalKind,
+    Residency,
+    ResidencyClass,
+    SleepLevel,
+    Verb,
+    World,
+)
+from tests.unit.core.worlds import NOW, SHORT_LIVED, TARGET, model, target, world
+
+GIB = 2**30
+
+
+def plan(world: World, policy: Policy | None = None) -> Plan:
+    outcome = decide(world, TARGET, NOW, policy or Policy())
+    assert isinstance(outcome, Plan), outcome
+    return outcome
+
+
+def refused(world: World) -> Refusal:
+    outcome = decide(world, TARGET, NOW)
+    assert isinstance(outcome, Refusal), outcome
+    return outcome
+
+
+def steps(world: World) -> list[str]:
+    return [f"{step.verb} {step.model}" for step in plan(world).steps]
+
+
+def sleeper(name: str, held: int, *, residue: int = 2, host: int = 0, wake: float = 1.0, **more: Any) -> ModelView:
+    return model(name, held=held, ladder=(SleepLevel(1, residue, host, 1.0, wake),), **more)
+
+
+class TestMakingReady:
+    def test_what_is_ready_needs_no_step(self) -> None:
+        ready = plan(world(target(10, Residency.READY, held=10)))
+        assert (ready.steps, ready.placement, ready.seconds) == ((), ("gpu0",), 0)
+
+    def test_what_fits_is_started_and_nobody_touched(self) -> None:
+        fits = plan(world(target(60), model("other", held=30)))
+        assert [(step.verb, dict(step.takes)) for step in fits.steps] == [(Verb.START, {"gpu0": 60})]
+        assert (fits.placement, dict(fits.spare)) == (("gpu0",), {"gpu0": 8})
+
+    def test_the_reserve_is_not_used(self) -> None:
+        assert steps(world(target(98))) == ["start target"]
+        assert refused(world(target(99))).missing == 1
+
+    def test_a_model_without_device_memory_starts_even_where_nothing_can_be_measured(self) -> None:
+        blind = world(target(0), fresh=False)
+        assert steps(blind) == ["start target"]
+        assert plan(blind).placement == ()
+
+    def test_a_failed_model_is_started_anew(self) -> None:
+        assert steps(world(target(10, Residency.FAILED))) == ["start target"]
+
+    def test_a_sleeper_is_woken_and_takes_what_it_gave(self) -> None:
+        ladder = (SleepLevel(1, 3, 0, 1.0, 2.5), SleepLevel(2, 3, 0, 1.0, 8.0))
+        woken = plan(world(target(10, Residency.SLEEPING, held=3, level=2, ladder=ladder)))
+        (step,) = woken.steps
+        assert (step.verb, dict(step.takes), step.seconds) == (Verb.WAKE, {"gpu0": 7}, 8.0)
+
+    def test_a_sleeper_that_holds_all_it_needs_wakes_on_a_full_device(self) -> None:
+        assert steps(world(target(3, Residency.SLEEPING, held=5), model("busy", held=95, busy=True))) == ["wake target"]
+
+    def test_a_name_that_is_not_in_the_world_is_an_error_of_the_caller(self) -> None:
+        with pytest.raises(KeyError):
+            decide(world(), "nobody", NOW)
+
+
+class TestWhoGivesWay:
+    def test_caches_are_dropped_where_that_suffices(self) -> None:
+        assert steps(world(target(40), model("imagine", held=80, freeable=30))) == ["free imagine", "start target"]
+
+    def test_a_model_is_stopped_where_dropping_its_caches_does_not_suffice(self) -> None:
+        assert steps(world(target(60), model("imagine", held=80, freeable=30))) == ["stop imagine", "start target"]
+
+    def test_sleep_comes_before_stop_where_waking_is_quicker_than_starting(self) -> None:
+        assert steps(world(target(40), sleeper("chat", 80))) == ["sleep chat", "start target"]
+        assert steps(world(target(40), sleeper("chat", 80, wake=99.0))) == ["stop chat", "start target"]
+
+    def test_sleep_takes_the_level_that_is_cheapest_to_wake_from_and_gives_enough(self) -> None:
+        ladder = (SleepLevel(1, 50, 0, 1.0, 1.0), SleepLevel(2, 5, 0, 1.0, 5.0))
+        levels = [plan(world(target(vram), model("chat", held=80, ladder=ladder))).steps[0].level for vram in (40, 80)]
+        assert levels == [1, 2]
+
+    def test_a_model_is_stopped_where_host_memory_has_no_room_for_the_sleeper(self) -> None:
+        def with_host(total: int) -> World:
+            return world(target(40), sleeper("chat", 80, host=50), totals={"gpu0": 100, HOST: total})
+
+        assert steps(with_host(52)) == ["sleep chat", "start target"]
+        assert plan(with_host(52)).steps[0].takes == {"gpu0": -78, HOST: 50}
+        assert steps(with_host(51)) == ["stop chat", "start target"]
+
+    def test_two_sleepers_share_the_host_memory_that_there_is(self) -> None:
+        sleepers = (sleeper("a", 49, host=40), sleeper("b", 49, host=40))
+        both = world(target(90), *sleepers, totals={"gpu0": 100, HOST: 70})
+        assert sorted(step.verb for step in plan(both).steps) == [Verb.SLEEP, Verb.START, Verb.STOP]
+
+    def test_the_one_that_is_used_least_goes_first(self) -> None:
+        crowd = [model(name, held=40, frequency=uses) for name, uses in (("often", 9.0), ("rarely", 2.0))]
+        assert steps(world(target(40), *crowd)) == ["stop rarely", "start target"]
+
+    def test_uses_of_long_ago_count_for_less(self) -> None:
+        was = model("was", held=40, frequency=9.0, last_used=NOW - 6000)
+        now = model("now", held=40, frequency=2.0)
+        assert steps(world(target(40), was, now)) == ["stop was", "start target"]
+
+    def test_the_one_that_is_back_soonest_goes_first(self) -> None:
+        crowd = [model(name, held=40, start_seconds=seconds) for name, seconds in (("slow", 90.0), ("quick", 3.0))]
+        assert steps(world(target(40), *crowd)) == ["stop quick", "start target"]
+
+    def test_two_cheap_ones_go_before_one_that_costs_more_than_both(self) -> None:
+        crowd = [model("big", held=40, start_seconds=90.0)]
+        crowd += [model(name, held=20, start_seconds=10.0) for name in ("a", "b")]
+        assert steps(world(target(50), *crowd)) == ["stop a", "stop b", "start target"]
+
+    def test_one_that_suffices_alone_is_not_joined_by_one_that_is_cheaper_by_the_byte(self) -> None:
+        crowd = [model("small", held=10, start_seconds=1.0), model("large", held=60, start_seconds=20.0)]
+        assert steps(world(target(60), *crowd)) == ["stop large", "start target"]
+
+    def test_a_resident_goes_only_when_all_others_together_do_not_suffice(self) -> None:
+        def crowd(vram: int) -> World:
+            kept = model("kept", held=40, residency_class=ResidencyClass.RESIDENT, start_seconds=1.0)
+            others = [model(name, held=20, frequency=50.0, start_seconds=99.0) for name in ("a", "b")]
+            return world(target(vram), kept, *others)
+
+        assert steps(crowd(50)) == ["stop a", "stop b", "start target"]
+        assert steps(crowd(70)) == ["stop a", "stop kept", "start target"]
+
+    def test_a_sleeper_may_be_stopped_for_what_it_still_holds(self) -> None:
+        asleep = model("asleep", Residency.SLEEPING, 5, level=1)
+        assert steps(world(target(95), asleep)) == ["stop asleep", "start target"]
+
+    @pytest.mark.parametrize(
+        ("state", "why"),
+        [
+            ({"residency_class": ResidencyClass.ESSENTIAL}, "essential"),
+            ({"held": True}, "held"),
+            ({"busy": True}, "busy"),
+            ({"waiting": 1}, "requests wait for it"),
+            ({"ready_since": SHORT_LIVED}, "ready for less than 30 s"),
+            ({"residency": Residency.STARTING}, "starting"),
+            ({"residency": Residency.STOPPING}, "stopping"),
+        ],
+    )
+    def test_who_stays_and_why_it_is_said(self, state: dict[str, Any], why: str) -> None:
+        stays = ModelView(
+            **{
+                "name": "other",
+                "residency_class": ResidencyClass.ON_DEMAND,
+                "residency": Residency.READY,
+                "vram": 80,
+                "held_bytes": {"gpu0": 80},
+                "freeable": 70,
+                **state,
+            }
+        )
+        (holder,) = refused(world(target(40), stays)).holders
+        assert (holder.name, holder.bytes, holder.why) == ("other", 80, why)
+
+    def test_minimum_residency_is_the_policys(self) -> None:
+        young = world(target(40), model("young", held=80, ready_since=NOW - 20))
+        assert refused(young).kind is RefusalKind.NOT_NOW
+        assert plan(young, Policy(min_residency=10.0)).steps[0].model == "young"
+
+
+class TestSwapSlot:
+    mate = model("mate", held=10, swap_slot="s")
+
+    def test_the_member_that_is_awake_leaves_although_both_would_fit(self) -> None:
+        assert steps(world(target(10, swap_slot="s"), self.mate)) == ["stop mate", "start target"]
+
+    def test_dropping_its_caches_is_not_leaving(self) -> None:
+        mate = model("mate", held=10, swap_slot="s", freeable=9)
+        assert steps(world(target(10, swap_slot="s"), mate)) == ["stop mate", "start target"]
+
+    def test_it_may_leave_by_falling_asleep(self) -> None:
+        assert steps(world(target(10, swap_slot="s"), sleeper("mate", 10, swap_slot="s"))) == [
+            "sleep mate",
+            "start target",
+        ]
+
+    def test_it_leaves_for_a_model_without_device_memory_too(self) -> None:
+        assert steps(world(target(0, swap_slot="s"), self.mate)) == ["stop mate", "start target"]
+
+    def test_a_member_that_sleeps_or_another_slot_does_not_matter(self) -> None:
+        asleep = model("mate", Residency.SLEEPING, 3, level=1, swap_slot="s")
+        other = model("other", held=10, swap_slot="t")
+        assert steps(world(target(10, swap_slot="s"), asleep, other)) == ["start target"]
+
+    @pytest.mark.parametrize(
+        ("mate", "kind"),
+        [
+            (model("mate", held=10, swap_slot="s", busy=True), RefusalKind.NOT_NOW),
+            (model("mate", Residency.STARTING, 10, swap_slot="s"), RefusalKind.NOT_NOW),
+            (model("mate", held=10, swap_slot="s", residency_class=ResidencyClass.ESSENTIAL), RefusalKind.NEVER),
+        ],
+    )
+    def test_while_it_cannot_leave_the_slot_is_taken(self, mate: ModelView, kind: RefusalKind) -> None:
+        refusal = refused(world(target(10, swap_slot="s"), mate))
+        assert (refusal.kind, refusal.missing, refusal.holders[0].name) == (kind, 0, "mate")
+        assert "swap slot s" in refusal.why
+
+
+class TestPlacement:
+    two: Mapping[str, int] = {"gpu0": 100, "gpu1": 60}
+
+    def test_the_tightest_fit_is_taken_so_that_large_holes_stay(self) -> None:
+        assert plan(world(target(50), totals=self.two)).placement == ("gpu1",)
+        assert plan(world(target(70), totals=self.two)).placement == ("gpu0",)
+
+    def test_a_free_device_is_taken_before_anybody_gives_way(self) -> None:
+        assert steps(world(target(50), model("other", held={"gpu1": 40}), totals=self.two)) == ["start target"]
+
+    def test_the_device_is_taken_whose_victims_cost_least(self) -> None:
+        dear, cheap = model("dear", held=90, frequency=9.0), model("cheap", held={"gpu1": 50})
+        chosen = plan(world(target(50), dear, cheap, totals=self.two))
+        assert ([step.model for step in chosen.steps], chosen.placement) == (["cheap", TARGET], ("gpu1",))
+
+    def test_a_model_stays_on_the_devices_that_it_names(self) -> None:
+        dear = model("dear", held=90, frequency=9.0)
+        assert steps(world(target(50, devices=("gpu0",)), dear, totals=self.two)) == ["stop dear", "start target"]
+
+    def test_a_model_that_spans_takes_an_equal_part_of_each_device(self) -> None:
+        spread = plan(world(target(101, span=2), totals=self.two))
+        assert dict(spread.steps[0].takes) == {"gpu0": 51, "gpu1": 51}
+        assert spread.placement == ("gpu0", "gpu1")
+
+    def test_one_victim_that_spans_is_stopped_once_for_both_devices(self) -> None:
+        spread = model("spread", held={"gpu0": 50, "gpu1": 50})
+        solo = [model(f"on-{device}", held={device: 20}, start_seconds=6.0) for device in ("gpu0", "gpu1")]
+        machine = world(target(90, span=2), spread, *solo, totals={"gpu0": 100, "gpu1": 100})
+        assert steps(machine) == ["stop spread", "start target"]
+
+    def test_host_memory_is_used_only_by_models_that_name_it(self) -> None:
+        machine = {"gpu0": 20, HOST: 100}
+        assert refused(world(target(50), totals=machine)).kind is RefusalKind.NEVER
+        assert plan(world(target(50, devices=(HOST,)), totals=machine)).placement == (HOST,)
+
+    def test_a_model_that_spans_more_devices_than_there_are_never_comes_in(self) -> None:
+        refusal = refused(world(target(10, span=2)))
+        assert (refusal.kind, refusal.why) == (RefusalKind.NEVER, "target spans 2 devices and may use 1 (gpu0)")
+
+
+class TestPromises:
+    def test_leased_bytes_are_not_given_away_before_they_are_used(self) -> None:
+        lease = Claim("training", 7, "gpu0", 60)
+        assert steps(world(target(38), leases=(lease,))) == ["start target"]
+        refusal = refused(world(target(39), leases=(lease,)))
+        assert (refusal.kind, refusal.missing) == (RefusalKind.NOT_NOW, 1)
+        assert [(holder.name, holder.bytes) for holder in refusal.holders] == [("training", 60)]
+
+    def test_leased_bytes_that_are_in_use_are_counted_once(self) -> None:
+        lease, used = Claim("training", 7, "gpu0", 60), Claim("training", 7, "gpu0", 50)
+        assert steps(world(target(38), leases=(lease,), foreign=(used,))) == ["start target"]
+        assert refused(world(target(39), leases=(lease,), foreign=(used,))).missing == 1
+
+    def test_a_starting_model_has_been_promised_its_bytes(self) -> None:
+        starting = model("starting", Residency.STARTING, 10, vram=60)
+        assert steps(world(target(38), starting)) == ["start target"]
+        assert refused(world(target(39), starting)).missing == 1
+
+    @pytest.mark.parametrize("residency", [Residency.ABSENT, Residency.FAILED, Residency.STOPPING])
+    def test_the_room_of_an_essential_model_is_kept_while_it_is_down(self, residency: Residency) -> None:
+        essential = model("essential", residency, vram=60, residency_class=ResidencyClass.ESSENTIAL)
+        assert steps(world(target(38), essential)) == ["start target"]
+        assert refused(world(target(39), essential)).kind is RefusalKind.NEVER
+
+    def test_an_essential_model_comes_in_itself_at_the_expense_of_others(self) -> None:
+        essential = target(60, residency_class=ResidencyClass.ESSENTIAL)
+        assert steps(world(essential, model("other", held=60))) == ["stop other", "start target"]
+
+
+class TestRefusals:
+    def test_never_shows_the_sum_with_the_essential_models(self) -> None:
+        orchestrator = model("orchestrator", held=19 * GIB, residency_class=ResidencyClass.ESSENTIAL)
+        machine = world(
+            target(16 * GIB), orchestrator, model("idle", held=GIB), totals={"gpu0": 32 * GIB}, reserve=GIB // 2
+        )
+        refusal = refused(machine)
+        assert (refusal.kind, refusal.missing) == (RefusalKind.NEVER, 16 * GIB - (32 * GIB - 19 * GIB - GIB // 2))
+        assert refusal.why == (
+            "target needs 16 GiB on gpu0, where at most 12.5 GiB can ever be free, 3.5 GiB short: "
+            "of 32 GiB, orchestrator keeps 19 GiB (essential), 512 MiB are reserved"
+        )
+        assert impossible(machine) == (refusal,)
+
+    def test_not_now_shows_the_sum_with_everybody_who_stays(self) -> None:
+        machine = world(
+            target(12 * GIB),
+            model("chat", held=9 * GIB, busy=True),
+            model("idle", held=4 * GIB),
+            totals={"gpu0": 24 * GIB},
+            reserve=GIB,
+            foreign=(Claim("game", 7, "gpu0", 3 * GIB),),
+            unattributed=2 * GIB,
+            quarantined=GIB,
+        )
+        refusal = refused(machine)
+        assert (refusal.kind, refusal.missing) == (RefusalKind.NOT_NOW, 3 * GIB)
+        assert refusal.why == (
+            "target needs 12 GiB on gpu0, where at most 9 GiB can be made free now, 3 GiB short: of 24 GiB, "
+            "chat keeps 9 GiB (busy), game keeps 3 GiB (foreign), driver keeps 1 GiB (belongs to no process), "
+            "quarantine keeps 1 GiB (did not come back), 1 GiB are reserved"
+        )
+        assert impossible(machine) == ()
+
+    def test_of_several_devices_the_one_that_came_closest_is_shown(self) -> None:
+        busy = [model(f"on-{device}", held={device: held}, busy=True) for device, held in (("gpu0", 80), ("gpu1", 30))]
+        refusal = refused(world(target(50), *busy, totals={"gpu0": 100, "gpu1": 60}))
+        assert (refusal.missing, {holder.device for holder in refusal.holders}) == (22, {"gpu1"})
+
+    @pytest.mark.parametrize("residency", [Residency.STARTING, Residency.STOPPING])
+    def test_what_is_moving_is_not_planned_anew(self, residency: Residency) -> None:
+        refusal = refused(world(target(10, residency)))
+        assert (refusal.kind, refusal.missing, refusal.why) == (RefusalKind.NOT_NOW, 0, f"target is {residency}")
+
+    def test_what_is_quarantined_waits_for_its_bytes_which_are_named(self) -> None:
+        refusal = refused(world(target(10, Residency.QUARANTINED), unattributed=6 * GIB, quarantined=6 * GIB))
+        assert refusal.kind is RefusalKind.NOT_NOW
+        assert [holder.bytes for holder in refusal.holders] == [6 * GIB]
+        assert "6 GiB on gpu0 did not come back" in refusal.why
+
+    def test_nothing_is_loaded_on_a_device_that_cannot_be_measured(self) -> None:
+        refusal = refused(world(target(10), fresh=False, problem="the driver hangs; reboot"))
+        assert refusal.kind is RefusalKind.BLIND
+        assert refusal.why == "nothing is loaded for target: gpu0 cannot be measured: the driver hangs; reboot"
+
+    def test_never_is_known_without_measuring(self) -> None:
+        assert refused(world(target(99), fresh=False)).kind is RefusalKind.NEVER
+
+    def test_a_device_that_has_gone_is_not_taken_for_too_small(self) -> None:
+        refusal = refused(world(target(10, devices=("gpu1",))))
+        assert (refusal.kind, refusal.why) == (
+            RefusalKind.BLIND,
+            "nothing is loaded for target: gpu1 is not there",
+        )
+
+    def test_before_anything_was_measured_the_machine_is_blind(self) -> None:
+        assert refused(World({}, {TARGET: target(10)})).kind is RefusalKind.BLIND
+
+    def test_another_device_is_used_while_one_is_blind(self) -> None:
+        healthy, lost = world(target(10)).devices["gpu0"], world(target(10), fresh=False).devices["gpu0"]
+        assert plan(World({"gpu0": lost, "gpu1": healthy}, {TARGET: target(10)})).placement == ("gpu1",)
+
+
+class TestTelling:
+    def test_a_plan_says_in_sizes_what_is_needed_what_is_free_and_who_gives_what(self) -> None:
+        imagine = model("imagine", held=28 * GIB, freeable=4 * GIB, last_used=NOW - 240)
+        told = plan(world(target(5 * GIB), imagine, totals={"gpu0": 32 * GIB}, reserve=GIB))
+        assert told.why == "target needs 5 GiB on gpu0; above the reserve 3 GiB on gpu0 is free; imagine must give way"
+        assert [step.why for step in told.steps] == [
+            "makes room for target, unused for 4 min; 4 GiB on gpu0 expected back",
+            "takes 5 GiB on gpu0",
+        ]
+
+    def test_a_step_down_says_that_it_is_for_the_swap_slot(self) -> None:
+        told = plan(world(target(0, swap_slot="art"), model("mate", held=1, swap_slot="art")))
+        assert told.steps[0].why.startswith("leaves the swap slot art to target")
+
+    def test_a_plan_takes_as_long_as_its_steps(self) -> None:
+        told = plan(world(target(40, start_seconds=7.0), model("other", held=80, stop_seconds=3.0)))
+        assert told.seconds == 10.0
+
+
+def test_among_very_many_candidates_room_is_still_made_with_no_victim_too_many() -> None:
+    crowd = [model(f"m{index:03}", held=7 + index % 5, start_seconds=5.0 + index % 7) for index in range(120)]
+    chosen = plan(world(target(400), *crowd, totals={"gpu0": 1200}))
+    given = [-step.takes["gpu0"] for step in chosen.steps[:-1]]
+    spare = chosen.spare["gpu0"]
+    assert spare >= 0
+    assert all(count > spare for count in given)
