@@ -195,6 +195,7 @@ def optional_files(tree: Path) -> Iterator[tuple[str, str]]:
     for source, target in (
         ("etc/aitherd.toml", "etc/aither"),
         ("etc/models.d", "usr/share/doc/aitherd/examples"),
+        ("etc/schema", "usr/share/aitherd"),
         (f"{completions}/bash/aitherctl", "usr/share/bash-completion/completions"),
         (f"{completions}/zsh/_aitherctl", "usr/share/zsh/vendor-completions"),
         (f"{completions}/fish/aitherctl.fish", "usr/share/fish/vendor_completions.d"),

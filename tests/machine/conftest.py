@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,7 +16,30 @@ REPOSITORY = Path(__file__).parents[2]
 ARTEFACTS = REPOSITORY / "build" / "machine"
 SUITE = os.environ.get("AITHER_TESTBED_SUITE", "trixie")
 
+PACKAGES = REPOSITORY / "build" / "machine" / "packages"
+
 FAILED = pytest.StashKey[bool]()
+
+
+def build_package(version: str, output: Path = PACKAGES, *, tree: Path = REPOSITORY, **environment: str) -> Path:
+    """The Debian package of a tree as it is, built for the suite of the machines."""
+    script = tree / "packaging" / "deb.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--suite", SUITE, "--version", version, "--output", str(output)],
+        # One date for all packages of a run, whatever is committed meanwhile.
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def in_guest(path: Path) -> str:
+    """Where a guest sees a file of the repository."""
+    return f"/mnt/repo/{path.relative_to(REPOSITORY)}"
 
 
 def machine(name: str, suite: str = SUITE) -> Vm:
@@ -45,6 +70,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for node in item.listchain():
             node.stash[FAILED] = True
     return report
+
+
+@pytest.fixture(scope="session")
+def package() -> Path:
+    """The package under test."""
+    return build_package("1.0.0")
 
 
 @pytest.fixture(scope="session")
