@@ -241,7 +241,8 @@ class Relay(Exchange):
                 self.context.pool.give(connection)
             else:
                 connection.drop()
-        self.finish(keep=self._keep)
+        # The daemon may have begun to end since the head went out.
+        self.finish(keep=self._keep and not self.context.draining)
 
     def _misspoke(self, error: AitherError) -> None:
         """The engine failed: shown to the client in the way that is left."""
