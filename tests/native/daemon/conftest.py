@@ -78,7 +78,7 @@ def engine(
     more: str = "",
 ) -> str:
     """A model file for the stand-in engine: it declares `vram` and holds `holds`, or the same."""
-    took = (holds or vram).replace(" ", "")
+    took = (holds or vram).replace(" B", "").replace(" ", "")
     command = ["engine", "--socket", "{socket}", "--vram", took, *options]
     idle_line = f'idle = "{idle}"\n' if kind == "on-demand" else ""
     return f'engine = "exec"\nclass = "{kind}"\nvram = "{vram}"\n{idle_line}command = {json.dumps(command)}\n{more}\n'
