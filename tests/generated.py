@@ -1,4 +1,4 @@
-"""Every generated text of the repository: `python -m tests.generated` rewrites them, `--check` says which are not current.
+"""Every generated text of the repository: `python -m tests.generated` rewrites them, `--check` names the stale ones.
 
 What is generated says so where it is made; here is only the list, and where each text goes.
 """
@@ -26,7 +26,7 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 
 def replaced(document: str, name: str, text: str) -> str:
-    """`document` with what stands between the marks of `name` replaced. Raises ValueError if the marks are not there."""
+    """`document` with what stands between the marks of `name` replaced. Raises ValueError if there are no marks."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
     before, found_begin, rest = document.partition(begin)
     _, found_end, after = rest.partition(end)
