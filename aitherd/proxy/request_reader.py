@@ -40,6 +40,9 @@ class RequestReader(Reader):
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self._target = b""
+        self._head: RequestHead | None = None
+        self._silent = False
+        """Whether the head in progress is one that has been read already."""
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> list[RequestEvent]:
@@ -48,16 +51,39 @@ class RequestReader(Reader):
         self._events = events
         self._began = False
         self._fed = len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as switch:
-            events.append(Switched(data[switch.args[0] :]))
-        except httptools.HttpParserError as error:
-            events.append(self._refusal or BadRequest(f"not HTTP/1.1: {error}"))
-        else:
-            if self.in_head or not events:
-                self.bound(yielded=bool(events))
+        left: bytes | memoryview = data
+        while True:
+            try:
+                self._parser.feed_data(left)
+            except httptools.HttpParserUpgrade as switch:
+                left = memoryview(left)[switch.args[0] :]
+                if self._head is not None and self._head.upgrade:
+                    events.append(Switched(bytes(left)))
+                    break
+                self._decline()
+            except httptools.HttpParserError as error:
+                events.append(self._refusal or BadRequest(f"not HTTP/1.1: {error}"))
+                break
+            else:
+                if self.in_head or not events:
+                    self.bound(yielded=bool(events))
+                break
         return events
+
+    def _decline(self) -> None:
+        """Reads on after a request that asked for an upgrade which is none of ours, so that it is an ordinary request.
+
+        httptools takes such a request to end with its head. Where a body follows, it must not be read as a request: a
+        new parser is told the body's framing, and the end that came too early is taken back.
+        """
+        self.resume()
+        head = self._head
+        if head is not None and head.has_body:
+            self._events.pop()
+            framing = b"Transfer-Encoding: chunked" if head.length is None else b"Content-Length: %d" % head.length
+            self._silent = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: t\r\n%b\r\n\r\n" % framing)
+            self._silent = False
 
     def resume(self) -> None:
         """Reads on as HTTP after an upgrade that was declined."""
@@ -76,6 +102,8 @@ class RequestReader(Reader):
 
     def on_headers_complete(self) -> None:
         self.in_head = False
+        if self._silent:
+            return
         parser = self._parser
         method = parser.get_method()
         version = parser.get_http_version()
@@ -89,6 +117,7 @@ class RequestReader(Reader):
             method, path, mark + query, version == "1.0", parser.should_keep_alive(), 0, b"", b"", False, b"", []
         )
         self._read_fields(head)
+        self._head = head
         self._events.append(head)
 
     def _read_fields(self, head: RequestHead) -> None:
@@ -140,5 +169,6 @@ class RequestReader(Reader):
             raise self.refuse(BadRequest("a request has one Content-Length"))
         if nominated and nominated.lower() not in {b"keep-alive", b"close"}:
             tokens = strike(fields, nominated)
-            if b"upgrade" in tokens and not head.http10:
-                head.upgrade = upgrade
+            # An upgrade to anything else (h2c) would open a way around the paths that are never passed on.
+            if b"upgrade" in tokens and upgrade == b"websocket" and head.method == b"GET" and not head.has_body:
+                head.upgrade = b"" if head.http10 else upgrade

@@ -50,7 +50,7 @@ class RequestHead:
     content_encoding: bytes
     expects_continue: bool
     upgrade: bytes
-    """The protocol that the client wants to change to, lower case; empty when it wants none."""
+    """`websocket` when the client wants to change to that; empty otherwise."""
     fields: list[bytes]
     """The header lines to pass on: name, `: `, value, line end, over and over."""
 

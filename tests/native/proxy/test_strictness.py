@@ -256,3 +256,31 @@ async def test_an_upgrade_that_does_not_happen_leaves_http(house: House, path: s
         assert (await client.reply()).json()["status"] == "ok"
         assert (await client.reply()).body == b"no"
     assert ("upgrade" in engine.requests[0].fields) is (protocol == "websocket")
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_the_body_of_a_request_that_asks_for_an_upgrade_is_its_body(
+    house: House, protocol: str, chunked: bool
+) -> None:
+    engine = await house.model("vision")
+    smuggled = b"GET /upstream/vision/smuggled HTTP/1.1\r\nHost: t\r\n\r\n"
+    body = b'{"model":"vision","x":"' + smuggled.replace(b"\r\n", b"    ") + b'"}'
+    async with await house.client() as client:
+        for text in (body, smuggled, body):
+            framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(text)
+            client.send(POST + b"Connection: Upgrade\r\nUpgrade: %b\r\n%b\r\n\r\n" % (protocol.encode(), framing))
+            client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(text), text) if chunked else text)
+        assert [(await client.reply()).status for _ in range(3)] == [200, 400, 200]
+        client.get("/health")
+        assert (await client.reply()).json()["status"] == "ok"
+    assert [request.line for request in engine.requests] == ["POST /v1/completions HTTP/1.1"] * 2
+
+
+async def test_many_pipelined_upgrades_are_only_requests(house: House) -> None:
+    async with await house.client() as client:
+        for protocol in ("h2c", "websocket"):
+            for _ in range(1500):
+                client.get("/health", "Connection: Upgrade", f"Upgrade: {protocol}")
+            for _ in range(1500):
+                assert (await client.reply()).status == 200

@@ -20,6 +20,7 @@ REQUESTS = (
     b"POST /b HTTP/1.1\r\nhost: [::1]:80\r\ncontent-length: 5\r\nExpect: 100-continue\r\n\r\nhello"
     b"POST /c HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n"
     b"2\r\nde\r\n0\r\nT: 1\r\nU: 2\r\n\r\n"
+    b"PUT /u HTTP/1.1\r\nHost: t\r\nUpgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 4\r\n\r\nGET "
     b"OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n"
     b"GET /d HTTP/1.0\r\n\r\n"
 )
@@ -68,19 +69,20 @@ def test_what_the_requests_say() -> None:
         (b"GET", b"/a", b"?b=c", 0),
         (b"POST", b"/b", b"", 5),
         (b"POST", b"/c", b"", None),
+        (b"PUT", b"/u", b"", 4),
         (b"OPTIONS", b"*", b"", 0),
         (b"GET", b"/d", b"", 0),
     ]
     assert b"".join(heads[0].fields) == b"X-A: 1\r\n"
-    assert [head.expects_continue for head in heads] == [False, True, False, False, False]
-    assert [head.keep_alive for head in heads] == [True, True, True, True, False]
+    assert [head.expects_continue for head in heads] == [False, True, False, False, False, False]
+    assert [head.keep_alive for head in heads] == [True, True, True, True, True, False]
 
 
 @given(st.lists(st.integers(0, 2000)))
 def test_requests_read_the_same_however_they_are_cut(cuts: list[int]) -> None:
     whole = fed(RequestReader(Limits()), REQUESTS, [])
     assert fed(RequestReader(Limits()), REQUESTS, cuts) == whole
-    assert whole.count(END) == 5
+    assert whole.count(END) == 6
 
 
 @given(st.lists(st.integers(0, 2000)))
