@@ -144,8 +144,9 @@ class Broker:
             return probe.connect_ex(str(self._folder / "bus")) == 0
 
     async def _start(self, *command: str) -> asyncio.subprocess.Process:
+        # Nothing is left when the test run is killed.
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *("setpriv", "--pdeathsig", "TERM", "--", *command),
             env=self.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
