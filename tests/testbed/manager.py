@@ -26,9 +26,12 @@ from subprocess import CompletedProcess, Popen
 from types import TracebackType
 from typing import IO
 
+from tests.testbed.errors import ManagerUnavailable
 from tests.testbed.keeper import HOME_PREFIX, remove_home
 
-KEEPER = Path(__file__).with_name("keeper.py")
+__all__ = ["ManagerUnavailable", "UserManager"]
+
+REPOSITORY = Path(__file__).parents[2]
 
 RUN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -58,10 +61,6 @@ Name={name}
 Exec=/bin/false
 SystemdService={unit}
 """
-
-
-class ManagerUnavailable(Exception):
-    """No private service manager can be had on this machine; the text says why and names the remedy."""
 
 
 class UserManager:
@@ -262,11 +261,12 @@ class UserManager:
         scope = ["systemd-run", *mode, "--scope", "--quiet", "--property=Delegate=yes", "--"] if booted else []
         with (self.home / "keeper.log").open("w") as log:
             self._keeper = Popen(
-                [*scope, sys.executable, "-I", KEEPER],
+                [*scope, sys.executable, "-sS", "-m", "tests.testbed.keeper"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                cwd=REPOSITORY,
                 start_new_session=True,
             )
         assert self._keeper.stdin is not None and self._keeper.stdout is not None

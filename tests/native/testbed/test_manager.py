@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.conftest import StartManager
-from tests.testbed.keeper import CGROUP_PREFIX, own_groups
+from tests.testbed.control_groups import PREFIX, own_groups
 from tests.testbed.manager import UserManager
 
 WAIT_S = 20.0
@@ -51,7 +51,7 @@ def keeper_of(manager: int) -> int:
 
 def groups(keeper: int) -> list[Path]:
     """The control groups of a bed; others may run beside it."""
-    return [group for own in own_groups() for group in own.glob(f"{CGROUP_PREFIX}{keeper}.slice")]
+    return [group for own in own_groups() for group in own.glob(f"{PREFIX}{keeper}.slice")]
 
 
 def mounts() -> str:

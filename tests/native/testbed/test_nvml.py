@@ -51,11 +51,6 @@ def look():
 """
 
 
-@pytest.fixture
-def gpu(tmp_path: Path) -> Gpu:
-    return Gpu.create(tmp_path / "gpu")
-
-
 def look(gpu: Gpu) -> dict:  # type: ignore[type-arg]
     """What the real binding sees, in a process of its own."""
     script = LOOK + "print(json.dumps(look()))"
