@@ -149,6 +149,32 @@ async def test_an_upload_is_read_only_as_fast_as_the_engine_reads_it(house: Hous
         assert (await client.reply()).body == b"done"
 
 
+async def test_what_is_pipelined_behind_a_slow_upload_is_not_lost(house: House) -> None:
+    async def slow(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, fields = await read_head(reader)
+        left = int(fields["content-length"])
+        while left:
+            await asyncio.sleep(0.001)
+            left -= len(await reader.read(100_000))
+        await asyncio.sleep(0.05)
+        writer.write(ok(b"done"))
+        await writer.drain()
+
+    await house.model("vision", slow)
+    await house.model("chat")
+    behind = b'{"model":"chat","x":"' + b"x" * 900_000 + b'"}'
+    async with await house.client() as client:
+        client.send(f"PUT /upstream/vision/put HTTP/1.1\r\nHost: t\r\nContent-Length: {3 << 20}\r\n\r\n")
+        client.send(bytes(3 << 20))
+        for _ in range(3):
+            client.post("/v1/completions", behind)
+            client.get("/health")
+        assert (await client.reply()).body == b"done"
+        for _ in range(3):
+            assert (await client.reply()).body == behind
+            assert (await client.reply()).status == 200
+
+
 @pytest.mark.parametrize("start", [b"", b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"])
 async def test_a_head_that_does_not_end_is_cut(house: House, start: bytes) -> None:
     await house.open(QUICK)

@@ -30,7 +30,9 @@ SMUGGLING = {
     "TE twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + BODY_CHUNK + b"0\r\n\r\n",
     "TE with vertical tab": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n" + BODY_CHUNK + b"0\r\n\r\n",
     "TE with space before colon": POST + b"Transfer-Encoding : chunked\r\n\r\n" + BODY_CHUNK + b"0\r\n\r\n",
-    "TE on HTTP/1.0": b"POST /v1/completions HTTP/1.0\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n" + BODY_CHUNK,
+    "TE on HTTP/1.0": b"POST /v1/completions HTTP/1.0\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + BODY_CHUNK
+    + b"0\r\n\r\n",
     "CL and TE": POST + b"Content-Length: 32\r\nTransfer-Encoding: chunked\r\n\r\n" + BODY_CHUNK + b"0\r\n\r\n",
     "TE and CL": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 32\r\n\r\n" + BODY_CHUNK + b"0\r\n\r\n",
     "CL twice, equal": POST + b"Content-Length: 32\r\nContent-Length: 32\r\n\r\n" + BODY,
@@ -133,6 +135,18 @@ async def test_bad_requests_get_one_clear_error(house: House, payload: bytes, st
         if status == 405:
             assert reply.fields["allow"] == "POST, OPTIONS"
     assert engine.connections == 0
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_a_client_that_goes_on_sending_still_gets_to_read_its_refusal(house: House, tcp: bool) -> None:
+    await house.open(FAR)
+    async with await house.client(tcp=tcp) as client:
+        client.send(POST + b"Content-Length: 3000000\r\n\r\n")
+        for _ in range(30):
+            client.send(bytes(100_000))
+            await client.writer.drain()
+        assert (await client.reply()).status == 413
+        assert await client.closed() == b""
 
 
 BAD_BODIES = {
