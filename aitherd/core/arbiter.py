@@ -137,20 +137,14 @@ class _Decision:
         fitting = sorted((device for device in able if left[device] >= 0), key=lambda device: left[device])
         if len(fitting) >= span and not self._mates:
             return tuple(sorted(fitting[:span])), ()
-        groups: dict[DeviceId, dict[str, Sequence[Release]]] = {device: {} for device in able}
-        spread = bool(self._mates)
-        for other in yielding:
-            there = [device for device in other.held_bytes if device in groups]
-            spread = spread or len(there) > 1
-            if there:
-                group = ways(other, self._now, self._policy)
-                for device in there:
-                    groups[device][other.name] = group
+        groups = self._ways(able, yielding)
         host = self._host_room(need)
         search = Search(self._policy, host)
 
         def cheapest(place: tuple[DeviceId, ...], bound: float) -> tuple[float, tuple[Release, ...]] | None:
-            candidates = {name: group for device in place for name, group in groups[device].items()}
+            candidates = groups[place[0]] if place else {}
+            for device in place[1:]:
+                candidates = candidates | groups[device]
             short = {device: -left[device] for device in place}
             return search.cheapest(short, self._forced, tuple(candidates.values()), bound)
 
@@ -163,7 +157,8 @@ class _Decision:
             floor = {device: found[0] for device, found in alone.items()}
             ranked.sort(key=lambda device: floor[device])
             victims = tuple(way for device in ranked[:span] for way in alone[device][1])
-            if not spread and (host is None or sum(way.host for way in victims) <= host):
+            apart = not self._mates and sum(map(len, groups.values())) == len(set().union(*groups.values()))
+            if apart and (host is None or sum(way.host for way in victims) <= host):
                 # Nobody who gives way on one device does on another: what is cheapest alone is cheapest together.
                 return tuple(sorted(ranked[:span])), victims
             places = islice(combinations(ranked, span), self._policy.placements)
@@ -174,6 +169,19 @@ class _Decision:
                 bound, best = found[0], (tuple(sorted(place)), found[1])
         assert best is not None, "stopping all who may give way makes room, and stopping takes no host memory"
         return best
+
+    def _ways(
+        self, devices: Sequence[DeviceId], yielding: Sequence[ModelView]
+    ) -> Mapping[DeviceId, dict[str, Sequence[Release]]]:
+        """By device, the ways of each model that holds bytes there."""
+        groups: dict[DeviceId, dict[str, Sequence[Release]]] = {device: {} for device in devices}
+        for other in yielding:
+            group: Sequence[Release] = ()
+            for device in other.held_bytes:
+                if device in groups:
+                    group = group or ways(other, self._now, self._policy)
+                    groups[device][other.name] = group
+        return groups
 
     def _host_room(self, need: Mapping[DeviceId, Bytes]) -> Bytes | None:
         """Host bytes that sleepers may take; None where host memory is not among the devices."""

@@ -15,9 +15,11 @@ class Policy:
     """A model that became ready less than this long ago is not made to give way: no thrashing."""
     half_life: Seconds = 600.0
     """After this long without use a model's use count weighs half."""
-    search_nodes: int = 2000
+    search_nodes: int = 1200
     """So many partial sets of victims are looked at for one decision. About a dozen possible victims need fewer, and
-    then the set is the cheapest for certain; otherwise it is the cheapest that was seen."""
+    then the set is the cheapest for certain. Otherwise, among very many or where all cost nearly the same a byte, it is
+    the cheapest that was seen.
+    """
     placements: int = 8
     """So many sets of devices are searched for a model that spans several, the most promising first."""
     age_bound: Seconds = 20.0
