@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from aitherd.bus import introspection
 from aitherd.config import schema
 from aitherd.core import residency
+from tests import manual
 
 REPOSITORY = Path(__file__).parents[1]
+HTML, ROFF = "<!-- {} -->", '.\\" {}'
+"""How marks are written: as comments."""
 
 
 def texts() -> Iterator[tuple[Path, str]]:
@@ -23,11 +27,16 @@ def texts() -> Iterator[tuple[Path, str]]:
     map_of_the_house = REPOSITORY / "ARCHITECTURE.md"
     diagram = f"```mermaid\n{residency.diagram()}```\n"
     yield map_of_the_house, replaced(map_of_the_house.read_text(encoding="utf-8"), "residency", diagram)
+    yield REPOSITORY / introspection.PATH, introspection.document()
+    pages: dict[Path, str] = {}
+    for page, name, text in manual.sections():
+        pages[page] = replaced(pages.get(page) or page.read_text(encoding="utf-8"), name, text, marks=ROFF)
+    yield from pages.items()
 
 
-def replaced(document: str, name: str, text: str) -> str:
+def replaced(document: str, name: str, text: str, marks: str = HTML) -> str:
     """`document` with what stands between the marks of `name` replaced. Raises ValueError if there are no marks."""
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    begin, end = marks.format(f"{name}:begin") + "\n", marks.format(f"{name}:end")
     before, found_begin, rest = document.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
