@@ -6,6 +6,7 @@ unit to aitherd (its command, slice, runtime directory, identity) comes last and
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,6 +27,9 @@ MODEL_FIELD = "AITHER_MODEL"
 ENDPOINT_FIELD = "AITHER_ENDPOINT"
 FINGERPRINT_FIELD = "AITHER_FINGERPRINT"
 PLACEMENT_FIELD = "AITHER_DEVICES"
+
+FORBIDDEN_CALLS = ("@clock", "@cpu-emulation", "@module", "@mount", "@obsolete", "@raw-io", "@reboot", "@swap")
+"""Groups of system calls that no model server has a use for. systemd.exec(5), SystemCallFilter."""
 
 ESSENTIAL_OOM_SCORE = -500
 """The kernel's out-of-memory killer takes every other engine, and most of the system, before the essential one."""
@@ -127,6 +131,12 @@ def _defaults(request: UnitRequest, host: Host) -> dict[str, Variant]:
             "RestrictRealtime": ("b", True),
             "LockPersonality": ("b", True),
             "CapabilityBoundingSet": ("t", 0),
+            "RestrictNamespaces": ("t", 0),
+            "RestrictAddressFamilies": ("(bas)", (True, ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"])),
+            "SystemCallArchitectures": ("as", ["native"]),
+            # Not @debug, @privileged, @resources: CUDA shares memory by pidfd_getfd and pins threads to processors.
+            "SystemCallFilter": ("(bas)", (False, list(FORBIDDEN_CALLS))),
+            "SystemCallErrorNumber": ("i", errno.EPERM),
             "DevicePolicy": ("s", "closed"),
             # Both, so that a daemon-reload, which rewrites the device rules, does not take the GPU away.
             "DeviceAllow": ("a(ss)", [("char-nvidia*", "rw"), ("char-drm", "rw")]),

@@ -124,6 +124,7 @@ class Observer:
 
     async def _died(self, book: Book) -> None:
         before, expected = self._meter.accounts, book.measured
+        book.error = "its process ended"
         book.move(Move.DIED)
         self._let_go(book)
         cause = await self._rise.cause(book)

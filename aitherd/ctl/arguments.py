@@ -97,8 +97,8 @@ def parser() -> Parser:
             control.add_argument("--force", action="store_true", help="do not wait for requests in flight")
 
     _name(command("plan", "explain:plan", "Shows what bringing a model in would do now. Changes nothing."))
-    why = command("why", "explain:why", "Shows what happened to a model, and why.")
-    _name(why)
+    why = command("why", "explain:why", "Shows what happened to a model, or to all, and why.")
+    why.add_argument("name", nargs="?", type=model_name, metavar="NAME", help="a model, or a name that it serves")
     why.add_argument("-n", "--lines", type=count, default=30, help="records to show (default: %(default)s)")
 
     logs = command(

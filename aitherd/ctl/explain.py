@@ -32,9 +32,16 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def why(arguments: argparse.Namespace) -> int:
-    """What happened to a model."""
+    """What happened to a model, or to all."""
 
     async def command(client: Client) -> int:
+        if arguments.name is None:
+            records = await client.history("", arguments.lines)
+            if arguments.json:
+                print_json(records)
+            else:
+                print("\n".join(record_lines(records)) or "nothing has happened since aitherd started")
+            return Exit.OK
         model = await client.model(arguments.name)
         records = await client.history(model["name"], arguments.lines)
         if arguments.json:

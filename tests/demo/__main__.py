@@ -66,7 +66,7 @@ def main() -> int:
         gpu = Gpu.create(folder / "gpu")
         gpu.release_lag = fleet.RELEASE_LAG
         desktop = gpu.card.foreign(fleet.DESKTOP, graphics=True)
-        stack.callback(desktop.wait)
+        stack.callback(desktop.communicate)
         stack.callback(desktop.kill)
         rig = stack.enter_context(Rig(gpu, path=[llama.programs()]))
         try:

@@ -12,6 +12,7 @@ the model units. Only where the daemon's program lies is different.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,10 +117,11 @@ class Rig:
         return found
 
     def status(self, model: str) -> dict[str, Any]:
-        """The model as `aitherctl status` tells it."""
-        found = self.ctl_json("list")
-        models = found["models"] if isinstance(found, dict) else found
-        return next(entry for entry in models if entry["name"] == model)
+        """The model's properties on the bus, by their names in snake case (`measured_bytes`)."""
+        call = ["busctl", "--user", "--json=short", "call", BUS_NAME, f"{BUS_PATH}/model/{model}"]
+        call += ["org.freedesktop.DBus.Properties", "GetAll", "s", f"{BUS_NAME}.Model"]
+        (found,) = json.loads(self.manager.run(call).stdout)["data"]
+        return {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): value["data"] for name, value in found.items()}
 
     def wait_for(self, condition: Callable[[], object], what: str, timeout: float = WAIT_S) -> None:
         """Waits until `condition` holds; fails with `what` and the daemon's own words."""

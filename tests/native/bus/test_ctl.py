@@ -180,6 +180,10 @@ async def test_why_tells_what_happened(broker: Broker, fleet: SmallFleet, servic
         fleet.records.add(Event.REFUSED, f"refused for the {number}. time", model="broken", missing=GIB)
     records = await answer(broker, "why", "broken", "-n", "2")
     assert [record["message"] for record in records] == ["refused for the 3. time", "refused for the 4. time"]
+    fleet.records.add(Event.CONFIGURATION, "configuration read")
+    everything = await answer(broker, "why")
+    assert everything[-1]["message"] == "configuration read"
+    assert [one for one in everything if one["model"] == "broken"][-2:] == records
     lines = (await ctl(broker, "why", "broken")).out.splitlines()
     assert lines[0].startswith("broken is failed since ")
     assert lines[1] == "  exited with status 1; see aitherctl logs broken"

@@ -137,5 +137,5 @@ def test_foreign_bytes_are_respected_and_foreign_processes_left_alone(rig: Rig, 
         assert steps(rig) == []
     finally:
         game.kill()
-        game.wait()
+        game.communicate()
     assert chat(http, "big").status_code == 200

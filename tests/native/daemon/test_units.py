@@ -72,7 +72,7 @@ def test_when_the_engine_dies_the_unit_leaves_active_and_the_next_request_starts
     rig.manager.systemctl("kill", "--signal=KILL", "aither-vision-engine.service")
     rig.wait_for(lambda: active(rig, "aither-vision.service") != "active", "the unit to leave active")
     assert rig.status("vision")["held"] is False
-    assert "signal" in rig.status("vision")["error"]
+    rig.wait_for(lambda: "signal" in rig.status("vision")["error"], "the cause to be known")
     refused = chat(http, "vision")
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "backing_off"
     assert float(refused.headers["retry-after"]) > 0
