@@ -67,12 +67,17 @@ def unanswered(refusal: Refused, what: str) -> HostFailure:
     return HostFailure(f"{what} failed: {refusal.message}", remedy=f"the bus error was {refusal.name}")
 
 
-def message(bus: SdBus, destination: str, path: str, interface: str, member: str) -> SdBusMessage:
-    """An empty method call. Raises Refused when the connection is closed."""
+def message(
+    bus: SdBus, destination: str, path: str, interface: str, member: str, signature: str = "", *arguments: Any
+) -> SdBusMessage:
+    """A method call with `arguments` of `signature`. Raises Refused when the connection is closed."""
     try:
-        return bus.new_method_call_message(destination, path, interface, member)
+        call = bus.new_method_call_message(destination, path, interface, member)
     except SdBusLibraryError as error:
         raise Refused(DISCONNECTED, str(error)) from error
+    if signature:
+        call.append_data(signature, *arguments)
+    return call
 
 
 async def send(bus: SdBus, call: SdBusMessage) -> tuple[Any, ...]:
@@ -92,8 +97,5 @@ async def send(bus: SdBus, call: SdBusMessage) -> tuple[Any, ...]:
 async def ask(
     bus: SdBus, destination: str, path: str, interface: str, member: str, signature: str = "", *arguments: Any
 ) -> tuple[Any, ...]:
-    """Calls a method with `arguments` of `signature`; as `send` otherwise."""
-    call = message(bus, destination, path, interface, member)
-    if signature:
-        call.append_data(signature, *arguments)
-    return await send(bus, call)
+    """Calls a method and returns the reply's arguments. Raises Refused."""
+    return await send(bus, message(bus, destination, path, interface, member, signature, *arguments))

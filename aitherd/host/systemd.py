@@ -27,6 +27,8 @@ __all__ = ["JOB_TIMEOUT", "JobFailed", "Property", "Systemd", "UnitExists", "Uni
 
 JOB_TIMEOUT: Seconds = 90.0
 """How long a job is waited for unless the caller knows better."""
+RETURN_TIMEOUT: Seconds = 10.0
+"""How long a manager that re-executes itself may be away from the bus before calls to it fail."""
 
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -42,6 +44,7 @@ WATCHED_PATH = encode_object_path(UNITS, WATCHED)
 
 NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
 ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
+UNREAD = dbus.ABSENT | dbus.NO_ANSWER
 NOTHING_TO_KILL = frozenset({NO_SUCH_UNIT, "org.freedesktop.systemd1.NoSuchProcess", "System.Error.ESRCH"})
 UP = frozenset({"active", "activating", "reloading", "refreshing"})
 """ActiveState of a unit that a start job leads to."""
@@ -53,6 +56,9 @@ class Systemd:
     def __init__(self, bus: SdBus) -> None:
         self._bus = bus
         self._owner = ""
+        """The manager's address on the bus; empty while it is not there."""
+        self._moved = asyncio.Event()
+        """Set when that changes."""
         self._slots: list[SdBusSlot] = []
         self._jobs: dict[str, _Job] = {}
         self._dispatching = 0
@@ -104,23 +110,8 @@ class Systemd:
         For Type=exec that is when the command has been executed. Raises UnitExists, JobFailed, or HostFailure that
         names the property at fault.
         """
-        call = dbus.message(self._bus, SYSTEMD, MANAGER_PATH, MANAGER, "StartTransientUnit")
-        call.append_data("ss", unit, "fail")
-        call.open_container("a", "(sv)")
-        for name, (signature, value) in properties:
-            try:
-                call.open_container("r", "sv")
-                call.append_data("s", name)
-                call.open_container("v", signature)
-                call.append_data(signature, value)
-            except (TypeError, ValueError, OverflowError, SdBusLibraryError) as error:
-                raise bad_property(unit, name, f"{value!r} is not of D-Bus type {signature} ({error})") from error
-            call.close_container()
-            call.close_container()
-        call.close_container()
-        call.append_data("a(sa(sv))", [])
         try:
-            await self._job(unit, True, dbus.send(self._bus, call), timeout)
+            await self._job(unit, True, self._send(lambda: self._transient(unit, properties)), timeout)
         except Refused as refusal:
             types = await self._types(unit) if refusal.name == WRONG_TYPE else {}
             raise why_not(unit, properties, refusal, types) from refusal
@@ -229,7 +220,7 @@ class Systemd:
     async def _properties(self, unit: str) -> dict[str, Variant]:
         """Every property of every interface of the unit, in one call."""
         path = encode_object_path(UNITS, unit)
-        (found,) = await dbus.ask(self._bus, SYSTEMD, path, PROPERTIES, "GetAll", "s", "")
+        (found,) = await self._send(lambda: dbus.message(self._bus, SYSTEMD, path, PROPERTIES, "GetAll", "s", ""))
         assert isinstance(found, dict)
         return found
 
@@ -239,8 +230,57 @@ class Systemd:
         except Refused:
             return {}
 
+    # -- calls --------------------------------------------------------------------------------------------------------
+
     def _manager(self, member: str, signature: str = "", *arguments: Any) -> Awaitable[tuple[Any, ...]]:
-        return dbus.ask(self._bus, SYSTEMD, MANAGER_PATH, MANAGER, member, signature, *arguments)
+        bus = self._bus
+        return self._send(lambda: dbus.message(bus, SYSTEMD, MANAGER_PATH, MANAGER, member, signature, *arguments))
+
+    def _transient(self, unit: str, properties: Sequence[Property]) -> SdBusMessage:
+        call = dbus.message(self._bus, SYSTEMD, MANAGER_PATH, MANAGER, "StartTransientUnit")
+        call.append_data("ss", unit, "fail")
+        call.open_container("a", "(sv)")
+        for name, (signature, value) in properties:
+            try:
+                call.open_container("r", "sv")
+                call.append_data("s", name)
+                call.open_container("v", signature)
+                call.append_data(signature, value)
+            except (TypeError, ValueError, OverflowError, SdBusLibraryError) as error:
+                raise bad_property(unit, name, f"{value!r} is not of D-Bus type {signature} ({error})") from error
+            call.close_container()
+            call.close_container()
+        call.close_container()
+        call.append_data("a(sa(sv))", [])
+        return call
+
+    async def _send(self, call: Callable[[], SdBusMessage]) -> tuple[Any, ...]:
+        """Sends `call()`. Raises Refused.
+
+        A manager that re-executes itself leaves the bus and reads nothing that was sent to it meanwhile: what it did
+        not answer for that reason is sent again when it is back.
+        """
+        owner = self._owner
+        try:
+            return await dbus.send(self._bus, call())
+        except Refused as refusal:
+            if refusal.name not in UNREAD or not await self._came_back(owner):
+                raise
+        return await dbus.send(self._bus, call())
+
+    async def _came_back(self, owner: str) -> bool:
+        """Whether the manager has left the address `owner` and taken another, within RETURN_TIMEOUT."""
+        deadline = asyncio.get_running_loop().time() + RETURN_TIMEOUT
+        while self._owner != owner:
+            if self._owner:
+                return True
+            self._moved.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._moved.wait()
+            except TimeoutError:
+                return False
+        return False
 
     # -- signals ------------------------------------------------------------------------------------------------------
 
@@ -300,6 +340,7 @@ class Systemd:
         name, _, owner = signal.parse_to_tuple()
         if name == SYSTEMD:
             self._owner = owner
+            self._moved.set()
             if owner and (self._resuming is None or self._resuming.done()):
                 self._resuming = asyncio.get_running_loop().create_task(self._resume())
 

@@ -295,6 +295,22 @@ async def test_waits_and_watches_outlive_a_reexecution_of_the_manager(systemd: S
         await systemd.start_transient("aither-later-engine.service", SLEEPS)
 
 
+async def test_calls_while_the_manager_reexecutes_itself_are_answered_when_it_is_back(
+    systemd: Systemd, bus: SdBus
+) -> None:
+    for turn in range(6):
+        reexecute(bus)
+        names = [f"aither-turn{turn}-{place}-engine.service" for place in range(4)]
+        async with asyncio.timeout(30):
+            for name in names:
+                await systemd.start_transient(name, SLEEPS)
+                unit = await systemd.unit(name)
+                assert unit is not None
+                assert unit.active_state == "active"
+            assert [unit.name for unit in await systemd.list_units(f"aither-turn{turn}-*")] == names
+            await asyncio.gather(*map(systemd.stop_unit, names))
+
+
 async def test_what_was_missed_while_the_manager_was_away_is_caught_up(systemd: Systemd, bus: SdBus) -> None:
     deaf = await Systemd.connect(bus)
     for slot in deaf._slots[1:]:  # all but the one that tells of the manager's address
