@@ -152,8 +152,9 @@ class Context:
             self.metrics.count(
                 exchange.model, exchange.route, counted, exchange.seconds, exchange.first_byte, exchange.waited
             )
+            about = f" for {exchange.model}" if exchange.model else ""
             log.info(
-                "request",
+                f"{exchange.route}{about}: {status}, {outcome.value} after {exchange.seconds:.3f} s",
                 aither_event="request",
                 aither_model=exchange.model,
                 route=exchange.route,

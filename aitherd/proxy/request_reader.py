@@ -13,7 +13,7 @@ import httptools
 
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import BadRequest, TargetTooLong, WrongExpectation, WrongVersion
-from aitherd.proxy.wire import HOP, Reader, RequestEvent, RequestHead, Switched, strike
+from aitherd.proxy.wire import END, HOP, Reader, RequestEvent, RequestHead, Switched, strike
 
 _TARGET = re.compile(rb"/[!-\"$-~]*")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -41,12 +41,16 @@ class RequestReader(Reader):
         super().__init__(limits)
         self._target = b""
         self._head: RequestHead | None = None
+        self._known: RequestHead | None = None
+        """The head that `_repeats` remembers."""
         self._silent = False
         """Whether the head in progress is one that has been read already."""
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> list[RequestEvent]:
         """The events that `data` completes, in order."""
+        if self._between and (body := self._repeats.body(data)):
+            return [self._same(len(body)), body, END]
         events: list[RequestEvent] = []
         self._events = events
         self._began = False
@@ -68,7 +72,34 @@ class RequestReader(Reader):
                 if self.in_head or not events:
                     self.bound(yielded=bool(events))
                 break
+        self._pause_after(data, events)
         return events
+
+    def _pause_after(self, data: bytes, events: list[RequestEvent]) -> None:
+        """Notes where `data` leaves the reader, and the head of a request that came whole."""
+        begun_between = self._between
+        # After a message that is the connection's last, whatever comes is for the parser to refuse.
+        self._between = bool(events) and events[-1] is END and self._head is not None and self._head.keep_alive
+        if begun_between and self._between and len(events) == 3:
+            self._known = self._head if self._repeats.remember(data) else None
+
+    def _same(self, length: int) -> RequestHead:
+        """The head of the last message read whole, with another length."""
+        last = self._known
+        assert last is not None
+        return RequestHead(
+            last.method,
+            last.path,
+            last.query,
+            last.http10,
+            last.keep_alive,
+            length,
+            last.content_type,
+            last.content_encoding,
+            last.expects_continue,
+            last.upgrade,
+            last.fields,
+        )
 
     def _decline(self) -> None:
         """Reads on after a request that asked for an upgrade which is none of ours, so that it is an ordinary request.
@@ -114,7 +145,7 @@ class RequestReader(Reader):
             raise self.refuse(BadRequest("the request target must be a path", remedy="send `/path`, not a whole URL"))
         path, mark, query = target.partition(b"?")
         head = RequestHead(
-            method, path, mark + query, version == "1.0", parser.should_keep_alive(), 0, b"", b"", False, b"", []
+            method, path, mark + query, version == "1.0", parser.should_keep_alive(), 0, b"", b"", False, b"", b""
         )
         self._read_fields(head)
         self._head = head
@@ -124,7 +155,7 @@ class RequestReader(Reader):
         hosts = codings = lengths = 0
         nominated = b""
         upgrade = b""
-        fields = head.fields
+        fields: list[bytes] = []
         for name, value in self.fields():
             low = name.lower()
             kind = _KINDS.get(low)
@@ -172,3 +203,4 @@ class RequestReader(Reader):
             # An upgrade to anything else (h2c) would open a way around the paths that are never passed on.
             if b"upgrade" in tokens and upgrade == b"websocket" and head.method == b"GET" and not head.has_body:
                 head.upgrade = b"" if head.http10 else upgrade
+        head.fields = b"".join(fields)

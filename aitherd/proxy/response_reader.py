@@ -30,6 +30,9 @@ class ResponseReader(Reader):
         self._reason = b""
         self._head_only = False
         self._bodiless = False
+        self._head: ResponseHead | None = None
+        self._known: ResponseHead | None = None
+        """The head that `_repeats` remembers."""
         self._parser = httptools.HttpResponseParser(self)
 
     def expect(self, *, head_only: bool) -> None:
@@ -38,6 +41,8 @@ class ResponseReader(Reader):
 
     def feed(self, data: bytes) -> list[ResponseEvent]:
         """The events that `data` completes, in order."""
+        if self._between and not self._head_only and (body := self._repeats.body(data)):
+            return [self._same(len(body)), body, END]
         events: list[ResponseEvent] = []
         self._events = events
         self._began = False
@@ -55,7 +60,22 @@ class ResponseReader(Reader):
             # The parser waits for a body that will not come.
             self._bodiless = False
             self._parser = httptools.HttpResponseParser(self)
+        self._pause_after(data, events)
         return events
+
+    def _pause_after(self, data: bytes, events: list[ResponseEvent]) -> None:
+        """Notes where `data` leaves the reader, and the head of an answer that came whole."""
+        begun_between = self._between
+        # After a message that is the connection's last, whatever comes is for the parser to refuse.
+        self._between = bool(events) and events[-1] is END and self._head is not None and self._head.keep_alive
+        if begun_between and self._between and len(events) == 3 and not self._head_only:
+            self._known = self._head if self._repeats.remember(data) else None
+
+    def _same(self, length: int) -> ResponseHead:
+        """The head of the last answer read whole, with another length."""
+        last = self._known
+        assert last is not None
+        return ResponseHead(last.status, last.reason, last.keep_alive, length, False, True, last.fields)
 
     def on_message_begin(self) -> None:
         self._reason = b""
@@ -98,7 +118,9 @@ class ResponseReader(Reader):
         bodiless = head_only or status == 204 or status == 304
         delimited = bodiless or chunked or length is not None
         keep_alive = self._parser.should_keep_alive()
-        self._events.append(ResponseHead(status, self._reason, keep_alive, length, bodiless, delimited, fields))
+        lines = b"".join(fields)
+        self._head = ResponseHead(status, self._reason, keep_alive, length, bodiless, delimited, lines)
+        self._events.append(self._head)
         if head_only:
             self._bodiless = True
             self._events.append(END)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 from aitherd.errors import AitherError
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import HeadTooLarge
+from aitherd.proxy.repeats import Repeats
 
 
 class Mark(Enum):
@@ -51,8 +52,8 @@ class RequestHead:
     expects_continue: bool
     upgrade: bytes
     """`websocket` when the client wants to change to that; empty otherwise."""
-    fields: list[bytes]
-    """The header lines to pass on: name, `: `, value, line end, over and over."""
+    fields: bytes
+    """The header lines to pass on, complete."""
 
     @property
     def has_body(self) -> bool:
@@ -73,8 +74,8 @@ class ResponseHead:
     """No body follows, whatever the headers say."""
     delimited: bool
     """The end of the body can be told from the end of the connection."""
-    fields: list[bytes]
-    """The header lines to pass on, as in RequestHead."""
+    fields: bytes
+    """The header lines to pass on, complete."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +104,9 @@ class Reader:
         """How many those are."""
         self._size = 0
         """Bytes of the head in progress, or of chunk extensions and trailers since a body last yielded something."""
+        self._between = True
+        """Whether the last message was complete, and nothing of the next has come."""
+        self._repeats = Repeats()
         self._refusal: AitherError | None = None
 
     def on_message_begin(self) -> None:
@@ -162,7 +166,10 @@ class Reader:
 
 
 def strike(fields: list[bytes], connection: bytes) -> frozenset[bytes]:
-    """Removes the fields that a Connection header names as meant for one hop. Returns the header's tokens."""
+    """Removes the fields that a Connection header names as meant for one hop. Returns the header's tokens.
+
+    `fields` holds name, `: `, value and line end of each, one after another.
+    """
     tokens = frozenset(token.strip().lower() for token in connection.split(b","))
     names = tokens - _OPTIONS
     if names:
@@ -182,7 +189,7 @@ def chunk(data: bytes) -> bytes:
 
 def request_bytes(head: RequestHead, target: bytes, host: bytes, length: int | None) -> bytes:
     """The head as sent to an engine, for a body of `length` bytes (None: chunked)."""
-    parts = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", *head.fields]
+    parts = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", head.fields]
     if length is None:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     elif length or head.method in {b"POST", b"PUT", b"PATCH"}:
@@ -195,7 +202,7 @@ def request_bytes(head: RequestHead, target: bytes, host: bytes, length: int | N
 
 def response_bytes(head: ResponseHead, extra: bytes, framing: bytes) -> bytes:
     """The head as sent to a client; `extra` and `framing` are complete header lines of ours."""
-    return b"".join((b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason), *head.fields, extra, framing, b"\r\n"))
+    return b"".join((b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason), head.fields, extra, framing, b"\r\n"))
 
 
 def framing(request: RequestHead, response: ResponseHead, *, keep: bool) -> tuple[bytes, bool, bool]:

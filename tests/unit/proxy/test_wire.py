@@ -8,11 +8,11 @@ from aitherd.proxy.wire import RequestHead, ResponseHead, chunk, framing, reques
 
 
 def request(method: bytes = b"GET", *, http10: bool = False) -> RequestHead:
-    return RequestHead(method, b"/", b"", http10, True, 0, b"", b"", False, b"", [b"A", b": ", b"1", b"\r\n"])
+    return RequestHead(method, b"/", b"", http10, True, 0, b"", b"", False, b"", b"A: 1\r\n")
 
 
 def response(status: int = 200, length: int | None = None, *, bodiless: bool = False) -> ResponseHead:
-    return ResponseHead(status, b"OK", True, length, bodiless, True, [])
+    return ResponseHead(status, b"OK", True, length, bodiless, True, b"")
 
 
 CASES = [
