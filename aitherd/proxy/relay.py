@@ -177,6 +177,12 @@ class Relay(Exchange):
 
     def answered(self, events: list[ResponseEvent]) -> None:
         """The engine sent something: passed on in one write."""
+        if len(events) == 1 and type(data := events[0]) is bytes:
+            # One more piece of a stream.
+            self.send(chunk(data) if self._chunked else data)
+            if self._deadline:
+                self._deadline = monotonic() + self.context.limits.stall_timeout
+            return
         out: list[bytes] = []
         body: list[bytes] = []
         ended = surplus = False

@@ -72,7 +72,8 @@ class RequestReader(Reader):
                 if self.in_head or not events:
                     self.bound(yielded=bool(events))
                 break
-        self._pause_after(data, events)
+        if self._between or (events and events[-1] is END):
+            self._pause_after(data, events)
         return events
 
     def _pause_after(self, data: bytes, events: list[RequestEvent]) -> None:

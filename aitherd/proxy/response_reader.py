@@ -60,7 +60,8 @@ class ResponseReader(Reader):
             # The parser waits for a body that will not come.
             self._bodiless = False
             self._parser = httptools.HttpResponseParser(self)
-        self._pause_after(data, events)
+        if self._between or (events and events[-1] is END):
+            self._pause_after(data, events)
         return events
 
     def _pause_after(self, data: bytes, events: list[ResponseEvent]) -> None:
