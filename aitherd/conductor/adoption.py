@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def adopt(conductor: Conductor, levels: Mapping[str, int]) -> frozenset[str]:
-    """Books every engine unit that lives and stops those of models that are configured no more.
+    """Books every engine unit that lives and is not booked yet, and stops those of models that are configured no more.
 
     `levels` are the sleep levels that the earlier daemon knew of. Returns the models whose unit is active: held.
     """
@@ -42,6 +42,8 @@ async def _take_over(conductor: Conductor, unit: UnitStatus, levels: Mapping[str
         endpoint = Endpoint.parse(fields.get(ENDPOINT_FIELD, ""))
     except ValueError:
         endpoint = None
+    if name in conductor.faults or (book is not None and book.alive):
+        return
     if book is None or endpoint is None:
         why = "its model is configured no more" if book is None else "it does not say where it listens"
         conductor.records.add(Event.ADOPTED, f"stopping {unit.name}, which runs: {why}", model=name)

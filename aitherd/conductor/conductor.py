@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -48,6 +49,7 @@ from aitherd.errors import (
 )
 from aitherd.host.systemd import Systemd
 
+NO_FAULTS: Mapping[str, str] = MappingProxyType({})
 STUCK: Seconds = 60.0
 """A request that waits this much longer than its model may take to load says that something is stuck."""
 
@@ -84,6 +86,7 @@ class Conductor:
         self._store = store
         self._state: State = store.load()
         self._log = structlog.get_logger("aitherd")
+        self.faults: Mapping[str, str] = NO_FAULTS
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.meter = Meter(
@@ -109,11 +112,14 @@ class Conductor:
 
     # --- life ----------------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self, faults: Mapping[str, str] = NO_FAULTS) -> None:
         """Measures, makes the books and takes over what runs; afterwards the operations may be called.
 
+        `faults` say why configured models had to be left out, by name: problems until a configuration without errors
+        is applied. What runs of them is left alone.
         Raises ConfigurationRefused when the essential models do not fit the devices.
         """
+        self.faults = faults
         await self.meter.measure()
         self.fleet = checked(self.fleet, self.meter.totals)
         for model in self.fleet.models.values():
@@ -146,6 +152,9 @@ class Conductor:
         """Takes over a new configuration. A running engine keeps its old one until its next start; a model that is
         configured no more is drained and stopped. Raises ConfigurationRefused for one that does not fit the devices."""
         self.fleet = fleet = checked(fleet, self.meter.totals)
+        if self.faults:
+            self.faults = NO_FAULTS
+            self._background(self._adopt_mended())
         self._catalogue = Catalogue(fleet.names)
         self.meter.reserve = fleet.settings.reserve
         for model in fleet.models.values():
@@ -166,8 +175,8 @@ class Conductor:
         if model is None:
             meant = " or ".join(nearest(name, self.fleet.names))
             known = ", ".join(sorted(self.fleet.names)) or "none is configured"
-            hint = f"did you mean {meant}? " if meant else ""
-            raise UnknownModel(f"there is no model {name!r}", remedy=f"{hint}The models are: {known}")
+            hint = f"did you mean {meant}; " if meant else ""
+            raise UnknownModel(f"there is no model {name!r}", remedy=f"{hint}the models are: {known}")
         return model
 
     def try_use(self, model: str) -> Claim | None:
@@ -256,7 +265,7 @@ class Conductor:
 
     def problems(self) -> tuple[str, ...]:
         now = self.clock.monotonic()
-        found = []
+        found = list(self.faults.values())
         if self.meter.problem and any(book.model.vram or book.expected() for book in self.books.values()):
             found.append(f"devices cannot be measured: {self.meter.problem}")
         for book in self.books.values():
@@ -357,6 +366,10 @@ class Conductor:
             await self.hold(book.name)
         except AitherError as error:
             self._log.warning("a model that was held is not up", aither_model=book.name, problem=str(error))
+
+    async def _adopt_mended(self) -> None:
+        """Takes over what runs of models whose files could not be read when the daemon started."""
+        await adopt(self, {})
 
     async def _retire(self, book: Book) -> None:
         if book.alive:

@@ -18,7 +18,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.conductor.steps import Steps
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
-from aitherd.engines.base import Control, EngineRefused, Health
+from aitherd.engines.base import EngineRefused, Health
 from aitherd.errors import AitherError, HostFailure, StartFailed, Stopped
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Rise:
         self._records.add(Event.STEP, f"waking {book.name}: {why}", model=book.name, step="wake", level=level)
         book.say("waking up")
         try:
-            async with Control(book.endpoint) as control:
+            async with self._steps.connect(book.endpoint) as control:
                 await book.engine.wake(control, level, book.model.load_timeout)
             await self.until_ready(book, began)
         except (EngineRefused, AitherError) as error:
@@ -123,7 +123,7 @@ class Rise:
         assert book.endpoint is not None
         deadline = began + book.model.load_timeout
         book.say("waiting for the server to answer")
-        async with Control(book.endpoint) as control:
+        async with self._steps.connect(book.endpoint) as control:
             while True:
                 if book.stop_wanted:
                     raise Stopped(f"{book.name} was stopped while it was loading")

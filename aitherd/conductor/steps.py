@@ -17,7 +17,7 @@ from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
-from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Seconds, format_bytes, format_seconds
+from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
 from aitherd.engines.base import Control, EngineRefused
 from aitherd.errors import HostFailure
 
@@ -41,8 +41,16 @@ class Steps:
     """The steps that give bytes back."""
 
     def __init__(
-        self, systemd: Systemd, meter: Meter, records: Records, clock: Clock, settings: Callable[[], Settings]
+        self,
+        systemd: Systemd,
+        meter: Meter,
+        records: Records,
+        clock: Clock,
+        settings: Callable[[], Settings],
+        connect: Callable[[Endpoint], Control] = Control,
     ) -> None:
+        self.connect = connect
+        """How engines are talked to, here and in `rise.py`."""
         self._systemd = systemd
         self._meter = meter
         self._records = records
@@ -52,7 +60,7 @@ class Steps:
     async def refresh_busy(self, book: Book) -> bool:
         """Asks an engine that works without requests in flight whether it does; returns whether the model is busy."""
         if book.engine.own_queue and book.endpoint is not None:
-            async with Control(book.endpoint) as control:
+            async with self.connect(book.endpoint) as control:
                 busy = await book.engine.busy(control)
             if busy:
                 book.last_used = self._clock.monotonic()
@@ -70,7 +78,7 @@ class Steps:
         book.say(f"dropping caches ({why})")
         problem = ""
         try:
-            async with Control(book.endpoint) as control:
+            async with self.connect(book.endpoint) as control:
                 await book.engine.free(control)
         except EngineRefused as error:
             problem, missing = str(error), expected
@@ -107,7 +115,7 @@ class Steps:
         book.say(f"falling asleep ({why})")
         problem = ""
         try:
-            async with Control(book.endpoint) as control:
+            async with self.connect(book.endpoint) as control:
                 await book.engine.sleep(control, level, SLEEP_TIMEOUT)
         except EngineRefused as error:
             problem = str(error)

@@ -28,15 +28,18 @@ __all__ = [
 ]
 
 
-def load(directories: Sequence[Path], *, user: bool = False) -> tuple[Fleet | None, tuple[Problem, ...]]:
+def load(
+    directories: Sequence[Path], *, user: bool = False, partial: bool = False
+) -> tuple[Fleet | None, tuple[Problem, ...]]:
     """Reads the configuration in `directories`, strongest first.
 
     Returns the fleet, None when there is any error, and all problems at once, notes included. Never raises for anything
-    that a file may contain. With `user`, commands are looked up as in the user's own session.
+    that a file may contain. With `user`, commands are looked up as in the user's own session. With `partial`, a model
+    whose file has errors is left out and the others are there; an `aitherd.toml` with errors is still None.
     """
     from aitherd.config.loader import load as load_files
 
-    return load_files(directories, user=user)
+    return load_files(directories, user=user, partial=partial)
 
 
 def check_devices(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[Problem, ...]:

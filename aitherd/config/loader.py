@@ -39,7 +39,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 """pydantic's own errors, for people: type -> message and remedy."""
 
 
-def load(directories: Sequence[Path], *, user: bool) -> tuple[Fleet | None, tuple[Problem, ...]]:
+def load(directories: Sequence[Path], *, user: bool, partial: bool) -> tuple[Fleet | None, tuple[Problem, ...]]:
     """See `aitherd.config.load`."""
     problems: list[Problem] = []
     settings = _settings(settings_source(directories), problems)
@@ -47,10 +47,13 @@ def load(directories: Sequence[Path], *, user: bool) -> tuple[Fleet | None, tupl
     problems.extend(unlisted)
     models = [_model(source.path, settings, problems, user=user) for source in sources if not source.masked]
     found = {model.name: model for model in models if model is not None}
-    names = _names(found.values(), problems)
+    _names(found.values(), problems)
     _ports(found.values(), problems)
-    if any(problem.error for problem in problems):
+    broken = {problem.path for problem in problems if problem.error}
+    if broken and (not partial or broken - {source.path for source in sources}):
         return None, tuple(problems)
+    found = {name: model for name, model in found.items() if model.path not in broken}
+    names = _names(found.values(), [])
     return Fleet(settings, MappingProxyType(found), MappingProxyType(names)), tuple(problems)
 
 

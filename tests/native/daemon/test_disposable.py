@@ -109,3 +109,26 @@ def test_a_reload_takes_new_models_keeps_running_ones_and_refuses_a_broken_file(
     assert refused.returncode == 1
     assert "third.toml" in refused.stderr and "exec" in refused.stderr
     assert chat(http, "first").status_code == 200
+
+
+def test_a_file_that_somebody_broke_meanwhile_costs_neither_its_engine_nor_the_others(
+    rig: Rig, gpu: Gpu, http: httpx.Client
+) -> None:
+    for name in ("good", "broken"):
+        rig.model(name, engine())
+    rig.ctl("start", "good", "broken")
+    before = invocation(rig, "broken")
+    whole = (rig.etc / "models.d" / "broken.toml").read_text()
+    rig.model("broken", "clas = 1\n")
+    kill(rig)
+    with rig.http() as client:
+        assert chat(client, "good").headers["x-aither-reason"] == "ready"
+        health = client.get("/health")
+        assert health.status_code == 503 and "broken.toml" in health.text
+    assert gpu.card.used == 8 * GIB
+    rig.model("broken", whole)
+    rig.reload()
+    rig.wait_for(lambda: rig.status("broken")["residency"] == "ready", "the engine to be taken over")
+    assert invocation(rig, "broken") == before
+    with rig.http() as client:
+        assert client.get("/health").status_code == 200

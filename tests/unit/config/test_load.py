@@ -229,6 +229,16 @@ def test_all_problems_of_all_files_are_told_at_once(etc: Etc) -> None:
     assert len(problems) == 8
 
 
+def test_a_daemon_that_comes_back_leaves_out_the_broken_model_only(etc: Etc) -> None:
+    etc.model("good")
+    etc.model("bad", **{"class": "3"})
+    fleet, problems = load((etc.root,), partial=True)
+    assert fleet is not None and set(fleet.models) == {"good"} == set(fleet.names.values())
+    assert any(problem.error for problem in problems)
+    etc.settings("[proxy]\nmax-body = []\n")
+    assert load((etc.root,), partial=True)[0] is None
+
+
 def test_two_models_that_serve_one_name_are_both_named(etc: Etc) -> None:
     first = etc.model("a", serves='["gpt-4o"]')
     second = etc.model("b", serves='["gpt-4o"]')
