@@ -13,7 +13,7 @@ from aitherd.conductor.launch import ENDPOINT_FIELD, FINGERPRINT_FIELD, PLACEMEN
 from aitherd.conductor.records import Event
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import Endpoint
-from aitherd.engines.base import Control, Health
+from aitherd.engines.base import Health
 from aitherd.errors import HostFailure
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def _find_out(conductor: Conductor, book: Book, unit: UnitStatus, levels: 
         book.stop_wanted = True
         book.stop_done.clear()
         return "it was being stopped, which goes on"
-    async with Control(book.endpoint) as control:
+    async with conductor.steps.connect(book.endpoint) as control:
         health = await book.engine.health(control)
     match health:
         case Health.READY:

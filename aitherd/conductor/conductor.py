@@ -32,6 +32,7 @@ from aitherd.core.words import (
     Bytes,
     DeviceId,
     DeviceView,
+    Endpoint,
     Plan,
     Refusal,
     Residency,
@@ -39,6 +40,7 @@ from aitherd.core.words import (
     Seconds,
     format_seconds,
 )
+from aitherd.engines.base import Control
 from aitherd.errors import (
     AitherError,
     BackingOff,
@@ -76,6 +78,7 @@ class Conductor:
         host: Host,
         store: Store,
         last_line: Callable[[str, str], Coroutine[Any, Any, str]],
+        connect: Callable[[Endpoint], Control] = Control,
     ) -> None:
         self.fleet = fleet
         self.clock = clock
@@ -92,7 +95,7 @@ class Conductor:
         self.meter = Meter(
             sampler, clock, records, fleet.settings.reserve, self.books.values, lambda: self._changed("")
         )
-        self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings)
+        self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
         self.scheduler = Scheduler(
             self.books, self.meter, self.steps, self.rise, records, clock, lambda: self.fleet.settings
