@@ -25,7 +25,7 @@ help:
 	@echo "make bench     the benchmarks and what they are held against (ONLY=proxy,policy,...)"
 	@echo "make deb       build/aitherd_VERSION_amd64.deb (SUITE=trixie, forky or noble)"
 	@echo "make format    formats the code"
-	@echo "make generate  rewrites the generated files (JSON Schema, diagrams)"
+	@echo "make generate  rewrites what is generated (JSON Schema, diagram, lists of the manual, completions)"
 
 venv: $(STAMP)
 

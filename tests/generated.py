@@ -13,10 +13,10 @@ from pathlib import Path
 from aitherd.bus import introspection
 from aitherd.config import schema
 from aitherd.core import residency
-from tests import manual
+from tests import completions, manual
 
 REPOSITORY = Path(__file__).parents[1]
-HTML, ROFF = "<!-- {} -->", '.\\" {}'
+HTML, ROFF, SHELL = "<!-- {} -->", '.\\" {}', "# {}"
 """How marks are written: as comments."""
 
 
@@ -28,20 +28,23 @@ def texts() -> Iterator[tuple[Path, str]]:
     diagram = f"```mermaid\n{residency.diagram()}```\n"
     yield map_of_the_house, replaced(map_of_the_house.read_text(encoding="utf-8"), "residency", diagram)
     yield REPOSITORY / introspection.PATH, introspection.document()
-    pages: dict[Path, str] = {}
-    for page, name, text in manual.sections():
-        pages[page] = replaced(pages.get(page) or page.read_text(encoding="utf-8"), name, text, marks=ROFF)
-    yield from pages.items()
+    files: dict[Path, str] = {}
+    for marks, sections in ((ROFF, manual.sections()), (SHELL, completions.sections())):
+        for path, name, text in sections:
+            files[path] = replaced(files.get(path) or path.read_text(encoding="utf-8"), name, text, marks)
+    yield from files.items()
 
 
 def replaced(document: str, name: str, text: str, marks: str = HTML) -> str:
     """`document` with what stands between the marks of `name` replaced. Raises ValueError if there are no marks."""
     begin, end = marks.format(f"{name}:begin") + "\n", marks.format(f"{name}:end")
     before, found_begin, rest = document.partition(begin)
-    _, found_end, after = rest.partition(end)
+    old, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
         raise ValueError(f"no marks {begin.strip()} and {end}")
-    return f"{before}{begin}{text}{end}{after}"
+    # A mark may be indented.
+    indent = old[len(old.rstrip(" ")) :]
+    return f"{before}{begin}{text}{indent}{end}{after}"
 
 
 def stale() -> list[tuple[Path, str]]:

@@ -1,0 +1,62 @@
+# fish completion for aitherctl(1)
+
+# Names of models: those of the daemon if it runs, else those of the configuration files. It is never started for this.
+function __aitherctl_models
+    set -l scope --system
+    set -l etc /etc/aither
+    if contains -- --user (commandline -opc)
+        set scope --user
+        set etc (set -q XDG_CONFIG_HOME; and echo $XDG_CONFIG_HOME; or echo $HOME/.config)/aither
+    end
+    if busctl $scope status org.aitheros.Aither1 >/dev/null 2>&1
+        timeout 2 aitherctl $scope --json list 2>/dev/null | grep -o '"name": "[^"]*"' | cut -d'"' -f4
+    else
+        for file in $etc/models.d/*.toml /usr/lib/aither/models.d/*.toml
+            basename $file .toml
+        end
+    end
+end
+
+complete -c aitherctl -f
+# commands:begin
+complete -c aitherctl -s h -l help -d 'show this help message and exit'
+complete -c aitherctl -l user -d 'the user\'s own daemon'
+complete -c aitherctl -l system -d 'the system\'s daemon (default)'
+complete -c aitherctl -l json -d 'print JSON'
+complete -c aitherctl -n __fish_use_subcommand -a list -d 'Lists the models and where they stand.'
+complete -c aitherctl -n __fish_use_subcommand -a status -d 'Shows models in full; without a name, the devices and all models.'
+complete -c aitherctl -n __fish_use_subcommand -a devices -d 'Shows who holds the memory of each device.'
+complete -c aitherctl -n __fish_use_subcommand -a start -d 'Brings models in; they stop when they have been idle for their time.'
+complete -c aitherctl -n __fish_use_subcommand -a hold -d 'Brings models in and keeps them until they are released or stopped.'
+complete -c aitherctl -n __fish_use_subcommand -a release -d 'Ends the hold of models; they idle out as usual.'
+complete -c aitherctl -n __fish_use_subcommand -a stop -d 'Drains models and stops them.'
+complete -c aitherctl -n __fish_use_subcommand -a plan -d 'Shows what bringing a model in would do now. Changes nothing.'
+complete -c aitherctl -n __fish_use_subcommand -a why -d 'Shows what happened to a model, or to all, and why.'
+complete -c aitherctl -n __fish_use_subcommand -a logs -d 'Shows the journal of a model: its engine, its units, what aitherd did with it.'
+complete -c aitherctl -n __fish_use_subcommand -a check-config -d 'Checks the configuration on disk.'
+complete -c aitherctl -n __fish_use_subcommand -a cat-config -d 'Prints the configuration files that count.'
+complete -c aitherctl -n __fish_use_subcommand -a schema -d 'Prints the JSON Schema of a configuration file.'
+complete -c aitherctl -n __fish_use_subcommand -a reload -d 'Has the daemon take over the configuration on disk.'
+complete -c aitherctl -n __fish_use_subcommand -a version -d 'Prints the versions of this program and of the daemon.'
+complete -c aitherctl -n '__fish_seen_subcommand_from status' -s n -l lines -x -d 'records to show (default: 10)'
+complete -c aitherctl -n '__fish_seen_subcommand_from status' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from start' -l timeout -x -d 'give up waiting after this long (default: never)'
+complete -c aitherctl -n '__fish_seen_subcommand_from start' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from hold' -l timeout -x -d 'give up waiting after this long (default: never)'
+complete -c aitherctl -n '__fish_seen_subcommand_from hold' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from release' -l timeout -x -d 'give up waiting after this long (default: never)'
+complete -c aitherctl -n '__fish_seen_subcommand_from release' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from stop' -l timeout -x -d 'give up waiting after this long (default: never)'
+complete -c aitherctl -n '__fish_seen_subcommand_from stop' -l force -d 'do not wait for requests in flight'
+complete -c aitherctl -n '__fish_seen_subcommand_from stop' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from plan' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from why' -s n -l lines -x -d 'records to show (default: 30)'
+complete -c aitherctl -n '__fish_seen_subcommand_from why' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from logs' -s f -l follow -d 'go on as lines come'
+complete -c aitherctl -n '__fish_seen_subcommand_from logs' -s n -l lines -x -d 'show only the last lines'
+complete -c aitherctl -n '__fish_seen_subcommand_from logs' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from check-config' -l device -x -d 'assume a device, as in gpu0=32606MiB'
+complete -c aitherctl -n '__fish_seen_subcommand_from check-config' -a '(__fish_complete_directories)'
+complete -c aitherctl -n '__fish_seen_subcommand_from cat-config' -a '(__fish_complete_directories)'
+complete -c aitherctl -n '__fish_seen_subcommand_from schema' -a 'model settings'
+# commands:end
