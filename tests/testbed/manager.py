@@ -38,6 +38,8 @@ STOP_TIMEOUT_S = 20.0
 SYNC_TIMEOUT_S = 30.0
 POLL_S = 0.005
 
+BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+
 DBUS_SOCKET = """[Unit]
 Description=Session bus socket
 
@@ -98,6 +100,7 @@ class UserManager:
         try:
             self._start()
             self.systemctl("start", "dbus.service")
+            self._await_bus_name()
         except BaseException:
             self._stop()
             raise
@@ -281,6 +284,14 @@ class UserManager:
         if "problem" in report:
             raise ManagerUnavailable(report["problem"])
         self.pid, self.uid, self.has_journal = report["pid"], report["uid"], report["journal"]
+
+    def _await_bus_name(self) -> None:
+        """The manager joins the bus only after it has seen its dbus.service active."""
+        ask = ["busctl", "--user", "call", *BUS, "NameHasOwner", "s", "org.freedesktop.systemd1"]
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while self.run(ask).stdout != "b true\n":
+            if time.monotonic() > deadline:
+                raise ManagerUnavailable("the private service manager does not join its bus")
 
     def _stop(self) -> None:
         for client in self._clients:
