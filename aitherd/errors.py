@@ -53,6 +53,10 @@ class StartFailed(AitherError):
     status, code, dbus_name = 503, "engine_start_failed", "StartFailed"
 
 
+class OutOfDeviceMemory(StartFailed):
+    """The engine did not become ready because the device had not enough memory for it after all."""
+
+
 class BackingOff(AitherError):
     """The model failed a moment ago and is not tried again yet."""
 

@@ -260,9 +260,9 @@ class Book:
         return tuple(
             SleepLevel(
                 level=rung.level,
-                residue=min(rung.residue, expected),
-                host=max(expected - rung.residue, 0) if rung.keeps_weights else 0,
-                seconds=rung.seconds,
+                residue=(residue := min(self.learned.sleep_residue(rung.level, rung.residue), expected)),
+                host=max(expected - residue, 0) if rung.keeps_weights else 0,
+                seconds=self.learned.sleep_seconds(rung.level, rung.seconds),
                 wake=self.learned.wake_seconds(rung.level, rung.wake),
             )
             for rung in self.engine.ladder(self.model.command, {})
@@ -294,7 +294,7 @@ class Book:
             devices=self.placement if self.alive and self.placement else self.model.devices,
             span=self.model.span,
             level=self.level,
-            held_bytes=self.measured,
+            held_bytes=self.lost if self.residency is Residency.QUARANTINED else self.measured,
             freeable=max(sum(self.measured.values()) - self.learned.freed_residue(), 0) if can_free else 0,
             ladder=self.ladder(),
             swap_slot=self.model.swap_slot,

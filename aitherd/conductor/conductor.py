@@ -93,7 +93,7 @@ class Conductor:
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.meter = Meter(
-            sampler, clock, records, fleet.settings.reserve, self.books.values, lambda: self._changed("")
+            sampler, clock, records, lambda: self.fleet.settings, self.books.values, lambda: self._changed("")
         )
         self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
@@ -159,7 +159,6 @@ class Conductor:
             self.faults = NO_FAULTS
             self._background(self._adopt_mended())
         self._catalogue = Catalogue(fleet.names)
-        self.meter.reserve = fleet.settings.reserve
         for model in fleet.models.values():
             book = self.books.get(model.name)
             if book is None:

@@ -13,11 +13,16 @@ from typing import Protocol
 
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.records import Event, Records
+from aitherd.config import Settings
 from aitherd.core.ledger import Accounts, Sample, account, implausible
-from aitherd.core.words import Bytes, DeviceId, DeviceView, Seconds
+from aitherd.core.words import HOST, Bytes, DeviceId, DeviceView, Seconds
+from aitherd.host.memory import host_memory
 
 SAMPLE_TIMEOUT: Seconds = 5.0
 """How long the driver may take to answer before the devices count as blind; a healthy one takes milliseconds."""
+
+HOST_STEP: Bytes = 256 * 2**20
+"""Host memory is told in steps of this size."""
 
 NOTHING = Accounts(devices={}, measured={}, unattributed={})
 """Before the first sample."""
@@ -41,14 +46,14 @@ class Meter:
         sampler: Sampler,
         clock: Clock,
         records: Records,
-        reserve: Bytes,
+        settings: Callable[[], Settings],
         books: Callable[[], Iterable[Book]],
         changed: Callable[[], None],
     ) -> None:
         self._sampler = sampler
         self._clock = clock
         self._records = records
-        self.reserve = reserve
+        self._settings = settings
         self._books = books
         self._changed = changed
         self._turn = asyncio.Lock()
@@ -88,7 +93,8 @@ class Meter:
             for device, count in book.lost.items():
                 lost[device] = lost.get(device, 0) + count
         groups = {book.name: book.control_group for book in books if book.control_group}
-        self.accounts = account(sample, groups, self.reserve, lost, ())
+        accounts = account(sample, groups, self._settings().reserve, lost, ())
+        self.accounts = replace(accounts, devices={**accounts.devices, HOST: self._host()})
         for book in books:
             measured = self.accounts.measured.get(book.name, {})
             if measured != book.measured:
@@ -101,17 +107,18 @@ class Meter:
         if problem != self.problem:
             self.problem = problem
             self._records.add(Event.DEVICE, f"nothing is loaded on a device: {problem}")
-            devices = {
-                name: replace(view, fresh=False, problem=problem) for name, view in self.accounts.devices.items()
-            }
+            seen = {name: view for name, view in self.accounts.devices.items() if name != HOST}
             # A device that was never seen still has to be named as the reason why nothing is loaded.
-            devices = devices or {
-                "gpu0": DeviceView(
-                    id="gpu0", name="unknown", total=0, free=0, reserve=self.reserve, fresh=False, problem=problem
-                )
-            }
-            self.accounts = replace(self.accounts, devices=devices)
+            seen = seen or {"gpu0": DeviceView("gpu0", "unknown", total=0, free=0, reserve=self._settings().reserve)}
+            blind = {name: replace(view, fresh=False, problem=problem) for name, view in seen.items()}
+            self.accounts = replace(self.accounts, devices={**blind, HOST: self._host()})
             self._changed()
+
+    def _host(self) -> DeviceView:
+        """Host memory, which sleepers compete for. In coarse steps: it changes with every breath of the machine."""
+        memory = host_memory()
+        free = memory.available // HOST_STEP * HOST_STEP
+        return DeviceView(HOST, "host memory", memory.total, free, self._settings().host_reserve)
 
     async def close(self) -> None:
         """Ends the sampler."""

@@ -7,6 +7,7 @@ awaited before anybody is told.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -19,13 +20,15 @@ from aitherd.conductor.steps import Steps
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
 from aitherd.engines.base import EngineRefused, Health
-from aitherd.errors import AitherError, HostFailure, StartFailed, Stopped
+from aitherd.errors import AitherError, HostFailure, OutOfDeviceMemory, StartFailed, Stopped
 
 if TYPE_CHECKING:
     from aitherd.host.systemd import Systemd, UnitStatus
 
 PROBES: tuple[tuple[Seconds, Seconds], ...] = ((2.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
 """How often a starting engine is asked whether it is ready: (up to this age, every so many seconds)."""
+OUT_OF_MEMORY = re.compile(r"out of (?:device )?memory|OutOfMemory|cudaMalloc failed|failed to allocate .*buffer", re.I)
+"""What CUDA, torch, vLLM and llama.cpp write when the device's memory does not suffice. (their sources)"""
 SOCKET_PATH_MAX = 107
 """Bytes that fit in sockaddr_un. unix(7)"""
 BACKOFF_FIRST: Seconds = 2.0
@@ -194,8 +197,10 @@ class Rise:
         """Clears away what did not come up and returns the error that says why."""
         failure = error
         if not isinstance(error, Stopped):
-            failure = StartFailed(
-                f"{book.name} did not start: {await self._cause(book, error)}",
+            cause = await self._cause(book, error)
+            kind = OutOfDeviceMemory if book.expected() and OUT_OF_MEMORY.search(cause) else StartFailed
+            failure = kind(
+                f"{book.name} did not start: {cause}",
                 remedy=f"see journalctl -u {book.unit}",
                 retry_after=BACKOFF_FIRST,
             )

@@ -25,6 +25,8 @@ from aitherd.core.policy import Policy
 from aitherd.core.queue import Line, order
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import (
+    HOST,
+    Bytes,
     DeviceId,
     Plan,
     Refusal,
@@ -37,12 +39,14 @@ from aitherd.core.words import (
     format_bytes,
     format_seconds,
 )
-from aitherd.errors import AitherError, CannotFit, DeviceBlind, ShuttingDown, StartFailed, Stopped
+from aitherd.errors import AitherError, CannotFit, DeviceBlind, OutOfDeviceMemory, ShuttingDown, StartFailed, Stopped
 
 RETRY: Seconds = 0.25
 """How soon a model that could not come in now is looked at again, if nothing happens before."""
 BLIND_RETRY: Seconds = 5.0
 """The same while the device cannot be measured."""
+MARGIN: Bytes = 512 * 2**20
+"""A model that ran out of device memory is given at least so much more at its second try."""
 STEPS_MAX = 32
 """So many steps may make room for one model before it goes to the end of the line: a plan that never converges ends."""
 
@@ -186,7 +190,8 @@ class Scheduler:
         """The devices that a transition of `book` may touch."""
         if book.expected() == 0:
             return frozenset()
-        return frozenset(book.placement or book.model.devices or self._meter.accounts.devices or ("gpu0",))
+        seen = self._meter.accounts.devices.keys() - {HOST}
+        return frozenset(book.placement or book.model.devices or seen or ("gpu0",))
 
     def _unclaimed(self, book: Book) -> bool:
         """Whether no transition runs for `book` or on its devices."""
@@ -221,6 +226,7 @@ class Scheduler:
         began = self._clock.monotonic()
         told: tuple[tuple[Verb, str], ...] = ()
         steps_done: list[str] = []
+        tried = False
         self._not_before.pop(book.name, None)
         for _ in range(STEPS_MAX):
             outcome = await self.plan(book)
@@ -237,8 +243,9 @@ class Scheduler:
                 told = shape
             step, *rest = outcome.steps
             if not rest:
-                if await self._raise(book, outcome, step):
+                if await self._raise(book, outcome, step, tried_before=tried):
                     break
+                tried = True
                 continue
             book.say(step.why)
             if await self._make_room(step):
@@ -251,17 +258,27 @@ class Scheduler:
             book.wanted = False
             demand.serve(book, f"loaded in {seconds}" + (f" after {', '.join(steps_done)}" if steps_done else ""))
 
-    async def _raise(self, book: Book, plan: Plan, step: Step) -> bool:
+    async def _raise(self, book: Book, plan: Plan, step: Step, *, tried_before: bool) -> bool:
         """Brings the planned model itself up. False when it has to be planned anew."""
         try:
             if step.verb is Verb.WAKE:
                 return await self._rise.wake(book, plan.why)
             await self._rise.start(book, plan.placement, plan.why)
+        except OutOfDeviceMemory as error:
+            if not tried_before:
+                # Once more, with more room: what it needs is more than was known, and that is remembered.
+                book.learned.observe_out_of_memory(book.expected() + max(MARGIN, book.expected() // 10))
+                self._records.add(Event.LAGGING, f"{error.message}; once more with a margin", model=book.name)
+                return False
+            self._give_up(book, error)
         except AitherError as error:
-            if not isinstance(error, Stopped):
-                book.wanted = book.comes_back
-            demand.refuse(book, error)
+            self._give_up(book, error)
         return True
+
+    def _give_up(self, book: Book, error: AitherError) -> None:
+        if not isinstance(error, Stopped):
+            book.wanted = book.comes_back
+        demand.refuse(book, error)
 
     async def _make_room(self, step: Step) -> bool:
         """Carries out one step that gives bytes back; False when its model turned out to be busy."""

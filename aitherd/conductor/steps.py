@@ -125,6 +125,7 @@ class Steps:
             if sum(given.values()) > sum(missing.values()):
                 book.say("")
                 book.level = level
+                book.learned.observe_sleep(level, sum(book.measured.values()), self._clock.monotonic() - began)
                 book.move(Move.ASLEEP)
                 self._note_returned(book, given, began, "asleep")
                 return

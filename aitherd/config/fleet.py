@@ -98,6 +98,7 @@ class Settings:
 
     # Deciding: section `arbiter`.
     reserve: Bytes = 512 * 2**20
+    host_reserve: Bytes = 4 * 2**30
     wait: Seconds = 600.0
     age_bound: Seconds = POLICY.age_bound
     min_residency: Seconds = POLICY.min_residency

@@ -210,6 +210,11 @@ class ArbiterSection(Written):
     """Who is loaded, and when somebody gives way."""
 
     reserve: Size = Field(DEFAULTS.reserve, description="Memory of each device that no plan may use.")
+    host_reserve: Size = Field(
+        DEFAULTS.host_reserve,
+        alias="host-reserve",
+        description="Host memory that models asleep in it must leave available.",
+    )
     wait: Timeout = Field(DEFAULTS.wait, description="How long a request may wait for its model.")
     age_bound: Duration = Field(
         DEFAULTS.age_bound,

@@ -142,3 +142,25 @@ def test_a_name_nobody_serves_is_404_with_the_names_there_are(rig: Rig, http: ht
     refused = chat(http, "visoin")
     assert refused.status_code == 404
     assert error(refused)["code"] == "model_not_found" and "vision" in error(refused)["message"]
+
+
+def test_an_engine_that_runs_out_of_device_memory_is_tried_once_more_with_more_room(
+    rig: Rig, gpu: Gpu, http: httpx.Client
+) -> None:
+    rig.model("idle", engine("10 GiB"))
+    rig.model("hungry", engine("20 GiB", holds="23 GiB"))
+    rig.ctl("start", "idle")
+    # 21.3 GiB are free: enough for what it declares, not for what it takes.
+    assert chat(http, "hungry").status_code == 200
+    assert rig.status("idle")["residency"] == "absent"
+    steps = [(r["fields"]["step"], r["model"]) for r in rig.records() if r["event"] == "step"]
+    assert steps == [("start", "idle"), ("start", "hungry"), ("stop", "idle"), ("start", "hungry")]
+
+
+def test_an_engine_that_never_fits_is_not_tried_for_ever(rig: Rig, http: httpx.Client) -> None:
+    rig.model("huge", engine("20 GiB", holds="40 GiB"))
+    refused = chat(http, "huge")
+    assert refused.status_code == 503 and error(refused)["code"] == "engine_start_failed"
+    assert "OutOfMemory" in error(refused)["message"]
+    steps = [r["fields"]["step"] for r in rig.records() if r["event"] == "step"]
+    assert steps == ["start", "start"]
