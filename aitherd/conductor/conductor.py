@@ -49,6 +49,7 @@ from aitherd.errors import (
     Stopped,
     UnknownModel,
 )
+from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
 NO_FAULTS: Mapping[str, str] = MappingProxyType({})
@@ -79,6 +80,7 @@ class Conductor:
         store: Store,
         last_line: Callable[[str, str], Coroutine[Any, Any, str]],
         connect: Callable[[Endpoint], Control] = Control,
+        memory: Callable[[], HostMemory] = host_memory,
     ) -> None:
         self.fleet = fleet
         self.clock = clock
@@ -93,7 +95,7 @@ class Conductor:
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.meter = Meter(
-            sampler, clock, records, lambda: self.fleet.settings, self.books.values, lambda: self._changed("")
+            sampler, clock, records, lambda: self.fleet.settings, self.books.values, lambda: self._changed(""), memory
         )
         self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)

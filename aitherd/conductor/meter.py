@@ -16,7 +16,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.config import Settings
 from aitherd.core.ledger import Accounts, Sample, account, implausible
 from aitherd.core.words import HOST, Bytes, DeviceId, DeviceView, Seconds
-from aitherd.host.memory import host_memory
+from aitherd.host.memory import HostMemory, host_memory
 
 SAMPLE_TIMEOUT: Seconds = 5.0
 """How long the driver may take to answer before the devices count as blind; a healthy one takes milliseconds."""
@@ -49,8 +49,10 @@ class Meter:
         settings: Callable[[], Settings],
         books: Callable[[], Iterable[Book]],
         changed: Callable[[], None],
+        memory: Callable[[], HostMemory] = host_memory,
     ) -> None:
         self._sampler = sampler
+        self._memory = memory
         self._clock = clock
         self._records = records
         self._settings = settings
@@ -116,7 +118,7 @@ class Meter:
 
     def _host(self) -> DeviceView:
         """Host memory, which sleepers compete for. In coarse steps: it changes with every breath of the machine."""
-        memory = host_memory()
+        memory = self._memory()
         free = memory.available // HOST_STEP * HOST_STEP
         return DeviceView(HOST, "host memory", memory.total, free, self._settings().host_reserve)
 
