@@ -194,7 +194,7 @@ def optional_files(tree: Path) -> Iterator[tuple[str, str]]:
     completions = "packaging/completions"
     for source, target in (
         ("etc/aitherd.toml", "etc/aither"),
-        ("etc/models.d", "usr/share/doc/aitherd/examples"),
+        ("etc/models.d", "usr/share/aitherd"),
         ("etc/schema", "usr/share/aitherd"),
         (f"{completions}/bash/aitherctl", "usr/share/bash-completion/completions"),
         (f"{completions}/zsh/_aitherctl", "usr/share/zsh/vendor-completions"),

@@ -29,6 +29,8 @@ class DeviceBudget:
     """Essential models that stand on it, and the bytes each has there."""
     left: Bytes
     """Bytes for all others together; negative when the essential models do not fit."""
+    others: tuple[tuple[str, Bytes], ...]
+    """Models that come and go on it, and the bytes each needs there. More than `left` never fits."""
 
 
 def check(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[Problem, ...]:
@@ -62,7 +64,12 @@ def budgets(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[DeviceBudge
     for device, total in sizes.items():
         here = tuple((m.name, m.share_on(total)) for m in essentials if device in placed[m.name])
         left = total - fleet.settings.reserve - sum(count for _, count in here)
-        out.append(DeviceBudget(device, total, fleet.settings.reserve, here, left))
+        others = tuple(
+            (model.name, model.share_on(total))
+            for model in fleet.models.values()
+            if model not in essentials and any(device in devices for devices in _candidates(model, sizes))
+        )
+        out.append(DeviceBudget(device, total, fleet.settings.reserve, here, left, others))
     return tuple(out)
 
 

@@ -38,10 +38,7 @@ def report(fleet: Fleet | None, problems: Sequence[Problem], totals: Mapping[Dev
     if fleet is not None:
         if fleet.models:
             blocks.append(_table(_model_rows(fleet, totals)))
-        blocks.extend(_device(lines) for lines in _device_rows(fleet, totals))
-        host = _host(fleet, totals)
-        if host:
-            blocks.append(host)
+        blocks.extend(_budgets(fleet, totals))
     blocks.append(_verdict(fleet, problems))
     return "\n\n".join(blocks) + "\n"
 
@@ -93,28 +90,44 @@ def _model_rows(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Iterator[tupl
         )
 
 
-def _device_rows(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Iterator[tuple[tuple[str, Bytes], ...]]:
+def _budgets(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Iterator[str]:
+    """What each device, and host memory, has and who may take it: a block for each."""
     for budget in budgets(fleet, totals):
-        yield (
-            (budget.device, budget.total),
-            ("reserve", -budget.reserve),
-            *((name, -count) for name, count in budget.essentials),
-            ("for all others", budget.left),
+        spoken_for = (
+            (budget.device, budget.total, ""),
+            ("reserve", -budget.reserve, ""),
+            *((name, -count, "essential") for name, count in budget.essentials),
+            ("for all others", budget.left, ""),
         )
+        others = ((f"  {name}", count, _room(count, budget.left)) for name, count in budget.others)
+        yield _sums((*spoken_for, *others))
+    limits = [(name, _limit(model, "MemoryMax")) for name, model in fleet.models.items()]
+    known = [(name, limit) for name, limit in limits if limit is not None]
+    if known:
+        yield _host(known, len(limits), totals.get(HOST))
 
 
-def _device(rows: Sequence[tuple[str, Bytes]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {format_bytes(count):>10}" for name, count in rows)
+def _room(need: Bytes, left: Bytes) -> str:
+    return "" if need <= left else f"never fits: {format_bytes(need - left)} too much"
 
 
-def _host(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> str:
-    limits = [_limit(model, "MemoryMax") for model in fleet.models.values()]
-    known = [limit for limit in limits if limit is not None]
-    if not known:
-        return ""
-    text = f"host memory: {len(known)} of {len(limits)} models are limited, to {format_bytes(sum(known))} together"
-    return f"{text}; the machine has {format_bytes(totals[HOST])}" if HOST in totals else text
+def _sums(rows: Sequence[tuple[str, Bytes, str]]) -> str:
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(f"{name:<{width}}  {format_bytes(count):>10}  {said}".rstrip() for name, count, said in rows)
+
+
+def _host(limits: Sequence[tuple[str, Bytes]], models: int, total: Bytes | None) -> str:
+    together = sum(limit for _, limit in limits)
+    text = f"host memory: {len(limits)} of {models} models are limited, to {format_bytes(together)} together"
+    rows = [(name, -limit, "at most (MemoryMax)") for name, limit in limits]
+    if total is None:
+        return f"{text}\n{_sums(rows)}"
+    left = total - together
+    said = "" if left >= 0 else "they cannot all take what they may: lower MemoryMax of one"
+    return (
+        f"{text}; the machine has {format_bytes(total)}\n"
+        f"{_sums((('host', total, ''), *rows, ('for all others', left, said)))}"
+    )
 
 
 def _verdict(fleet: Fleet | None, problems: Sequence[Problem]) -> str:

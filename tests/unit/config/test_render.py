@@ -38,14 +38,33 @@ def test_a_report_of_a_good_configuration_shows_models_and_budgets(etc: Etc) -> 
     limits = '[resources]\nMemoryHigh = "10G"\nMemoryMax = "12G"\n'
     etc.model("vision", limits, serves='["qwen2.5-vl"]', vram='"4 GiB"', swap_slot='"heavy"')
     text = report(*etc.load(), CARD)
-    rows = {line.split()[0]: line.split() for line in text.splitlines() if line}
-    assert rows["orchestrator"][:1] == ["orchestrator"]
+    models, budget, host, _ = text.split("\n\n")
+    rows = {line.split()[0]: line.split() for line in models.splitlines()}
+    assert rows.keys() == {"MODEL", "orchestrator", "vision"}
     assert "vision        on-demand (heavy)  llama-server  4 GiB" in text
     assert rows["vision"][-6:] == ["10", "GiB", "12", "GiB", "5min", "qwen2.5-vl"]
-    assert rows["gpu0"] == ["gpu0", "24", "GiB"]
-    assert "for all others     4.5 GiB" in text
-    assert "1 of 2 models are limited, to 12 GiB together; the machine has 128 GiB" in text
+    assert budget.splitlines() == [
+        "gpu0                24 GiB",
+        "reserve           -512 MiB",
+        "orchestrator       -19 GiB  essential",
+        "for all others     4.5 GiB",
+        "  vision             4 GiB",
+    ]
+    assert host.splitlines() == [
+        "host memory: 1 of 2 models are limited, to 12 GiB together; the machine has 128 GiB",
+        "host               128 GiB",
+        "vision             -12 GiB  at most (MemoryMax)",
+        "for all others     116 GiB",
+    ]
     assert text.endswith("The configuration is valid.\n")
+
+
+def test_a_report_says_what_never_fits_and_what_the_host_does_not_have(etc: Etc) -> None:
+    etc.model("orchestrator", vram='"19 GiB"', **{"class": '"essential"'})
+    etc.model("challenger", '[resources]\nMemoryMax = "200G"\n', vram='"16 GiB"')
+    text = report(*etc.load(), CARD)
+    assert "  challenger        16 GiB  never fits: 11.5 GiB too much" in text
+    assert "for all others     -72 GiB  they cannot all take what they may: lower MemoryMax of one" in text
 
 
 def test_a_report_without_devices_still_shows_the_models(etc: Etc) -> None:

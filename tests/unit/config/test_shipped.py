@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aitherd.config import Settings, check_devices, load, model_schema
+from aitherd.config import Settings, load, model_schema
 from aitherd.config.schema import generated
 from aitherd.config.written import ModelFile
 from tests.unit.config.conftest import Etc
@@ -26,6 +27,12 @@ ORCHESTRATOR = shlex.split(
     """--compilation-config '{"cudagraph_mode":"piecewise","max_cudagraph_capture_size":16}'"""
 )
 VISION = shlex.split("-ngl 99 --no-mmproj-offload --ctx-size 4096 --alias qwen2.5-vl --jinja")
+IMAGINE = shlex.split("--normalvram --reserve-vram 9 --cache-lru 16")
+HOST_BYTES = 125 * 2**30
+"""What a machine with 128 GB has, as the kernel counts."""
+LEFT_TO_OTHERS = 18 * 2**30
+"""Host memory that the fleet must leave to the desktop and to the cache of weights, at the least."""
+CHALLENGERS = {"challenger", "challenger-offload"}
 
 
 @pytest.fixture
@@ -66,21 +73,72 @@ def test_the_schema_program_writes_the_files(tmp_path: Path) -> None:
     assert (tmp_path / "aitherd.toml").read_text() == (SHIPPED / "aitherd.toml").read_text()
 
 
-def test_the_shipped_models_are_in_order_and_fit_a_card_of_32_gb(installed: Etc) -> None:
+def test_the_shipped_models_are_in_order_and_say_what_they_are(installed: Etc) -> None:
     fleet, problems = installed.load()
     assert fleet is not None
     assert problems == ()
-    assert check_devices(fleet, CARD) == ()
-    assert {name: str(model.residency_class) for name, model in fleet.models.items()} == {
-        "orchestrator": "essential",
-        "vision": "on-demand",
+    assert {name: (model.engine, str(model.residency_class)) for name, model in fleet.models.items()} == {
+        "orchestrator": ("vllm", "essential"),
+        "vision": ("llama-server", "on-demand"),
+        "embed": ("vllm", "resident"),
+        "challenger": ("vllm", "on-demand"),
+        "challenger-offload": ("vllm", "on-demand"),
+        "imagine": ("comfyui", "on-demand"),
+        "listen": ("speaches", "on-demand"),
+        "speak": ("xtts", "on-demand"),
     }
-    assert set(fleet.names) == {"orchestrator", "aither-orchestrator", "vision", "qwen2.5-vl"}
+    assert {fleet.models[name].swap_slot for name in CHALLENGERS} == {"challenger"}
+    assert fleet.names.keys() == fleet.models.keys() | {
+        "aither-orchestrator", "qwen2.5-vl", "nomic-embed-text", "gemma-4-26b-a4b", "gemma-4-26b-a4b-offload",
+        "Systran/faster-whisper-large-v3",
+    }  # fmt: skip
+
+
+def test_only_the_challenger_never_fits_a_card_of_32_gb(installed: Etc) -> None:
+    """Also where the driver keeps half a GiB for itself, and with the embedder in its place."""
+    (never,) = installed.devices(**CARD)
+    assert (never.path.stem, never.error) == ("challenger", False)
+    assert "challenger can never be loaded beside the essential models" in never.message
+    fleet = installed.fleet().sized(CARD)
+    room = (
+        CARD["gpu0"] - 2 * fleet.settings.reserve - sum(fleet.models[name].vram for name in ("orchestrator", "embed"))
+    )
+    assert {name for name, model in fleet.models.items() if model.vram > room} == {"orchestrator", "challenger"}
+
+
+def test_the_shipped_models_leave_host_memory_to_others(installed: Etc) -> None:
+    models = installed.fleet().models
+    high, most = (
+        {name: int(str(model.resources[limit][1])) for name, model in models.items()}
+        for limit in ("MemoryHigh", "MemoryMax")
+    )
+    for challenger in CHALLENGERS:
+        assert HOST_BYTES - sum(most.values()) + most[challenger] >= LEFT_TO_OTHERS
+    assert all(high[name] < most[name] for name in models)
+    # The sum that people read is the sum that is set.
+    said = re.findall(r"\b([a-z-]+) ([0-9]+)(?: [+(]|,|  )", _sum_in_words())
+    assert {name: int(size) * 2**30 for name, size in said if name in models} == most
+
+
+def _sum_in_words() -> str:
+    text = (SHIPPED / "models.d" / "orchestrator.toml").read_text()
+    return text[text.index("MemoryMax of each") : text.index("That leaves")]
+
+
+def test_every_shipped_model_is_weighed_against_the_desktop(installed: Etc) -> None:
+    weights = {name: model.resources["CPUWeight"][1] for name, model in installed.fleet().models.items()}
+    assert max(weights, key=lambda name: int(str(weights[name]))) == "orchestrator"
 
 
 @pytest.mark.parametrize(("name", "flags"), [("orchestrator", ORCHESTRATOR), ("vision", VISION)])
 def test_the_shipped_models_run_with_the_flags_that_were_tried(installed: Etc, name: str, flags: list[str]) -> None:
     assert list(installed.loaded(name).command[-len(flags) :]) == flags
+
+
+def test_comfyui_runs_with_the_flags_that_were_tried(installed: Etc) -> None:
+    command = installed.loaded("imagine").command
+    begin = command.index("--normalvram")
+    assert list(command[begin : begin + len(IMAGINE)]) == IMAGINE
 
 
 def test_the_orchestrator_is_refused_below_its_minimum(installed: Etc) -> None:
@@ -89,6 +147,15 @@ def test_the_orchestrator_is_refused_below_its_minimum(installed: Etc) -> None:
         path.read_text().replace('"--gpu-memory-utilization", "0.60"', '"--gpu-memory-utilization", "0.27"')
     )
     assert "0.27" in installed.problem().message
+
+
+def test_an_orchestrator_without_graphs_draws_a_warning(installed: Etc) -> None:
+    path = installed.models / "orchestrator.toml"
+    path.write_text(
+        path.read_text().replace('"--enable-prefix-caching"', '"--enable-prefix-caching", "--enforce-eager"')
+    )
+    note = installed.note()
+    assert (note.path, note.value, note.error) == (path, '"--enforce-eager"', False)
 
 
 def test_loading_the_values_needs_nothing_that_is_slow_to_import() -> None:
