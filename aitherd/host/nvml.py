@@ -66,14 +66,21 @@ class Nvml:
     """The devices of this machine. Ids are `gpu0`, `gpu1`… in the order of NVML's indices."""
 
     def __init__(self, worker: Sequence[str] = WORKER) -> None:
-        """`worker` is the command of the child. Nothing runs before the first sample."""
+        """`worker` is the command of the child. Nothing runs before the first sample, or `begin`."""
         self._worker = worker
+        self._ahead: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self._child: _Child | None = None
         self._dying: subprocess.Popen[bytes] | None = None
         self._lock = asyncio.Lock()
         self._blind = _Blind(*HANGS)
         self._delay: Seconds = 0.0
         self._retry_at: Seconds = 0.0
+
+    def begin(self) -> None:
+        """Starts the child ahead of the first sample: it loads while others do. Needs no loop; failures show later."""
+        if self._ahead is None and self._child is None:
+            with contextlib.suppress(_Blind):
+                self._ahead = _spawn(self._worker)
 
     async def sample(self, timeout: Seconds) -> Sample:
         """Measures all devices, within `timeout` seconds.
@@ -100,6 +107,10 @@ class Nvml:
         """Ends the child. One that hangs in the driver is killed and left to the kernel."""
         async with self._lock:
             child = self._child
+            if self._ahead is not None:
+                (self._dying, ours), self._ahead = self._ahead, None
+                self._dying.kill()
+                ours.close()
             self._kill()
             if child is not None:
                 await child.closed()
@@ -120,7 +131,8 @@ class Nvml:
         return await self._child.ask()
 
     async def _start(self) -> _Child:
-        process, ours = _spawn(self._worker)
+        process, ours = self._ahead or _spawn(self._worker)
+        self._ahead = None
         self._dying = process  # unless it turns out to live: a start that is cancelled leaves it to be buried
         try:
             reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_ANSWER)

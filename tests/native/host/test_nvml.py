@@ -305,6 +305,24 @@ async def test_closing_leaves_no_process(gpu: Gpu) -> None:
         os.kill(child, 0)
 
 
+async def test_a_child_that_began_ahead_is_the_one_that_measures(gpu: Gpu, measured: Nvml) -> None:
+    measured.begin()
+    assert measured._ahead is not None
+    ahead = measured._ahead[0].pid
+    assert not (await measured.sample(IN_TIME)).problem
+    assert child_of(measured) == ahead
+
+
+async def test_closing_ends_a_child_that_was_never_asked(gpu: Gpu) -> None:
+    meter = Nvml()
+    meter.begin()
+    assert meter._ahead is not None
+    child = meter._ahead[0].pid
+    await meter.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
 async def test_the_child_ends_when_its_parent_is_gone(gpu: Gpu, measured: Nvml) -> None:
     await measured.sample(IN_TIME)
     assert measured._child is not None
