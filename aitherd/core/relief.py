@@ -1,0 +1,69 @@
+"""Who gives way when nobody asked for room, but a device has less left than its reserve: another program grew.
+
+One step at a time; after it the device is measured again. Making room for a model is `arbiter.py`.
+"""
+
+from __future__ import annotations
+
+from aitherd.core.eviction import Release, stays, ways
+from aitherd.core.policy import DEFAULTS, Policy
+from aitherd.core.words import (
+    HOST,
+    Bytes,
+    DeviceId,
+    ModelView,
+    Residency,
+    Seconds,
+    Step,
+    Verb,
+    World,
+    format_bytes,
+    format_seconds,
+)
+
+
+def relieve(world: World, device: DeviceId, now: Seconds, policy: Policy = DEFAULTS) -> Step | None:
+    """The step that helps `device` back to its reserve at the least cost; None when it has it, or nobody may give way.
+
+    Host memory is relieved by models asleep in it, which are stopped: their weights are on the disk as well.
+    """
+    view = world.devices[device]
+    short = view.reserve - view.free
+    if short <= 0 or not view.fresh:
+        return None
+    options = [
+        (helps, way)
+        for model in world.models.values()
+        if not stays(model, now, policy)
+        for helps, way in _options(model, device, now, policy)
+        if helps > 0
+    ]
+    if not options:
+        return None
+    enough = [(way.cost, way.model, helps, way) for helps, way in options if helps >= short]
+    if enough:
+        _, _, helps, way = min(enough, key=lambda option: option[:2])
+    else:
+        helps, way = min(options, key=lambda option: (option[1].cost / option[0], option[1].model))
+    unused = format_seconds(max(now - world.models[way.model].last_used, 0.0))
+    return Step(
+        verb=way.verb,
+        model=way.model,
+        takes={device: -helps} if device == HOST else {place: -count for place, count in way.gives.items()},
+        seconds=way.seconds,
+        why=(
+            f"{device} has {format_bytes(max(view.free, 0))} left, less than its reserve of "
+            f"{format_bytes(view.reserve)}; unused for {unused}"
+        ),
+        level=way.level,
+    )
+
+
+def _options(model: ModelView, device: DeviceId, now: Seconds, policy: Policy) -> list[tuple[Bytes, Release]]:
+    found = ways(model, now, policy)
+    if device != HOST:
+        return [(way.gives.get(device, 0), way) for way in found]
+    if model.residency is not Residency.SLEEPING:
+        return []
+    asleep = next((rung.host for rung in model.ladder if rung.level == model.level), 0)
+    return [(asleep, way) for way in found if way.verb is Verb.STOP]
