@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from aitherd.core.words import HOST, NO_BYTES, Bytes, Claim, DeviceId, DeviceView, Seconds, format_bytes
 
+NO_KIN: Mapping[int, int] = MappingProxyType({})
 SLACK: Bytes = 64 * 2**20
 """Bytes that come and go with other programs' contexts and belong to no process: fewer than this are not waited for."""
 
@@ -92,12 +94,14 @@ def account(
     reserve: Bytes,
     quarantined: Mapping[DeviceId, Bytes] = NO_BYTES,
     leases: Sequence[Claim] = (),
+    kin: Mapping[int, int] = NO_KIN,
 ) -> Accounts:
     """The accounts of a plausible sample.
 
     `control_groups` names the control group of each model's unit: a process belongs to a model if and only if it is in
-    that group or below it. All other processes are foreign; one that holds a lease goes by the lease's name. `reserve`
-    and `quarantined` are bytes a device.
+    that group or below it. All other processes are foreign; one that uses a lease goes by the lease's name. That is
+    its holder, and each process of `kin`, which leads from PIDs to those of the holders that they descend from.
+    `reserve` and `quarantined` are bytes a device.
     """
     owners = {group: model for model, group in control_groups.items() if group.strip("/")}
     purposes = {lease.pid: lease.owner for lease in leases}
@@ -112,7 +116,10 @@ def account(
             known += count
             model = _owner(process.cgroup, owners)
             if model is None:
-                foreign.append(Claim(purposes.get(process.pid, process.name), process.pid, device.id, count))
+                holder = kin.get(process.pid, process.pid)
+                owner = purposes.get(holder)
+                claim = Claim(owner or process.name, process.pid, device.id, count, holder if owner else 0)
+                foreign.append(claim)
             elif count:
                 held = measured.setdefault(model, {})
                 held[device.id] = held.get(device.id, 0) + count

@@ -6,7 +6,7 @@ Measured free bytes are the beginning; what is promised but not yet used is take
 
 from __future__ import annotations
 
-from aitherd.core.words import HOST, Bytes, DeviceId, Holder, ModelView, Residency, ResidencyClass, World
+from aitherd.core.words import HOST, Bytes, DeviceId, DeviceView, Holder, ModelView, Residency, ResidencyClass, World
 
 SETTLED = frozenset({Residency.READY, Residency.QUARANTINED})
 """Where the bytes of a model are all measured as used: nothing is still to come."""
@@ -31,11 +31,16 @@ def stands_on(model: ModelView, world: World) -> tuple[DeviceId, ...]:
     return devices if len(devices) == model.span else ()
 
 
+def used_by(holder: int, device: DeviceView) -> Bytes:
+    """Bytes that the holder of a lease, or who might become one, uses on `device` already."""
+    return sum(claim.bytes for claim in device.foreign if holder == (claim.holder or claim.pid))
+
+
 def promised(world: World, besides: str) -> tuple[Holder, ...]:
     """Bytes that are promised but not measured as used yet; nothing that was promised to the model `besides`.
 
-    A lease promises its bytes to one process: what is measured for that process is used, the rest is still to come. A
-    model on its way up has been promised its footprint. An essential model has, always: while it is down its room is
+    A lease promises its bytes to one process and its descendants: what is measured for them is used, the rest is still
+    to come. A model on its way up has been promised its footprint. An essential model has, always: while it is down its room is
     kept for it.
     """
     found: list[Holder] = []
@@ -45,7 +50,7 @@ def promised(world: World, besides: str) -> tuple[Holder, ...]:
         leased[lease.device, lease.pid] = (lease.owner, count + lease.bytes)
     for (device, pid), (owner, count) in leased.items():
         view = world.devices.get(device)
-        used = sum(claim.bytes for claim in view.foreign if claim.pid == pid) if view is not None else 0
+        used = used_by(pid, view) if view is not None else 0
         if count > used:
             found.append(Holder(owner, device, count - used, "leased, not used yet"))
     for model in world.models.values():

@@ -120,7 +120,11 @@ def not_now(
     """
     closest = _closest(most, min(view.span, len(most)))
     device = world.devices[closest]
-    holders = [Holder(claim.owner, closest, claim.bytes, "foreign") for claim in device.foreign if claim.bytes > 0]
+    holders = [
+        Holder(claim.owner, closest, claim.bytes, "leased" if claim.holder else "foreign")
+        for claim in device.foreign
+        if claim.bytes > 0
+    ]
     holders += [holder for holder in promised if holder.device == closest]
     for model in world.models.values():
         count = model.held_bytes.get(closest, 0)

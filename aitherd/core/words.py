@@ -92,6 +92,8 @@ class Claim:
     pid: int
     device: DeviceId
     bytes: Bytes
+    holder: int = 0
+    """PID of the holder of the lease that the process uses, which is itself or an ancestor; 0 without a lease."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,6 +270,15 @@ class TestPromises:
         assert steps(world(target(38), leases=(lease,), foreign=(used,))) == ["start target"]
         assert refused(world(target(39), leases=(lease,), foreign=(used,))).missing == 1
 
+    def test_what_descendants_of_the_holder_use_is_used_of_the_lease(self) -> None:
+        lease, used = Claim("training", 7, "gpu0", 60), Claim("training", 8, "gpu0", 50, holder=7)
+        assert steps(world(target(38), leases=(lease,), foreign=(used,))) == ["start target"]
+        refusal = refused(world(target(39), leases=(lease,), foreign=(used,)))
+        assert [(one.name, one.bytes, one.why) for one in refusal.holders[:2]] == [
+            ("training", 50, "leased"),
+            ("training", 10, "leased, not used yet"),
+        ]
+
     def test_a_starting_model_has_been_promised_its_bytes(self) -> None:
         starting = model("starting", Residency.STARTING, 10, vram=60)
         assert steps(world(target(38), starting)) == ["start target"]

@@ -74,7 +74,17 @@ class TestAccount:
 
     def test_a_foreign_process_that_holds_a_lease_goes_by_its_purpose(self) -> None:
         accounts = account(sample(foreign(GIB)), GROUPS, 0, {}, (Claim("training", 90, "gpu0", 4 * GIB),))
-        assert accounts.devices["gpu0"].foreign == (Claim("training", 90, "gpu0", GIB),)
+        assert accounts.devices["gpu0"].foreign == (Claim("training", 90, "gpu0", GIB, holder=90),)
+
+    def test_descendants_of_a_holder_use_its_lease_and_others_do_not(self) -> None:
+        leases = (Claim("training", 90, "gpu0", 4 * GIB),)
+        seen = sample(foreign(GIB, 91), foreign(GIB, 92), foreign(GIB, 93))
+        accounts = account(seen, GROUPS, 0, {}, leases, {91: 90, 93: 94})
+        assert accounts.devices["gpu0"].foreign == (
+            Claim("training", 91, "gpu0", GIB, holder=90),
+            Claim("game", 92, "gpu0", GIB),
+            Claim("game", 93, "gpu0", GIB),
+        )
 
     def test_a_process_that_is_listed_twice_counts_once(self) -> None:
         twice = Sample(1.0, "580", (DeviceSample("gpu0", "", "", TOTAL, TOTAL - GIB, (vision(GIB), vision(GIB))),))
