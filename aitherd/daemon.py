@@ -6,11 +6,12 @@ Nothing is decided here. `python -m aitherd` (see `__main__.py`) runs it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,12 @@ class Options:
 class Daemon:
     """One run of aitherd."""
 
-    def __init__(self, options: Options, fleet: Fleet, nvml: Nvml) -> None:
+    def __init__(self, options: Options, fleet: Fleet, faults: Mapping[str, str], nvml: Nvml) -> None:
+        """`faults` say which models had to be left out, by name, and why."""
         self._options = options
         self._fleet = fleet
         self._nvml = nvml
+        self._faults = faults
         self._log = structlog.get_logger("aitherd")
         self._ending = asyncio.Event()
         self._changed = asyncio.Event()
@@ -70,7 +73,7 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             user = self._options.user
-            bus = sdbus.sd_bus_open_user() if user else sdbus.sd_bus_open_system()
+            bus = open_bus(user)
             stack.callback(bus.close)
             systemd = await Systemd.connect(bus)
             stack.push_async_callback(systemd.close)
@@ -86,7 +89,7 @@ class Daemon:
                 store=Store(state_directory(user)),
                 last_line=journal.last_line,
             )
-            await conductor.open()
+            await conductor.open(self._faults)
             proxy = Proxy(conductor, limits(conductor.fleet.settings))
             await proxy.serve(list(proxy_sockets(user)))
 
@@ -177,6 +180,15 @@ class Daemon:
         return "; ".join([", ".join(counts) or "no model is up", *devices, *conductor.problems()])
 
 
+def open_bus(user: bool) -> sdbus.SdBus:
+    """The bus that the daemon lives on. Raises HostFailure when there is none."""
+    try:
+        return sdbus.sd_bus_open_user() if user else sdbus.sd_bus_open_system()
+    except sdbus.SdBusBaseError as error:
+        name = "user's" if user else "system"
+        raise HostFailure(f"cannot connect to the {name} bus: {error}", remedy="is dbus.service running?") from error
+
+
 def limits(settings: Settings) -> Limits:
     """The proxy's bounds, as configured."""
     return Limits(
@@ -229,6 +241,8 @@ def proxy_sockets(user: bool) -> Iterable[socket.socket]:
 async def warm_up() -> None:
     """Imports what the first start of an engine needs, now that nobody waits for it."""
     await asyncio.to_thread(__import__, "httpx")
+    # What there is now stays. Looking through it again for garbage would hold up every stream for some 10 ms.
+    gc.freeze()
 
 
 def report(problems: Iterable[Problem]) -> None:
@@ -244,16 +258,18 @@ def main(options: Options) -> int:
     # Its child loads on another core while the configuration is read here: a third of what activation takes.
     nvml = Nvml()
     nvml.begin()
-    fleet, problems = load(directories(options.user), user=options.user)
+    # A daemon that comes back must find its running engines even if somebody has broken another model's file since.
+    fleet, problems = load(directories(options.user), user=options.user, partial=True)
     report(problems)
     if fleet is None:
         return EX_CONFIG
+    faults = {problem.path.stem: str(problem) for problem in problems if problem.error}
     log.set_level(fleet.settings.log_level)
     import uvloop
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Daemon(options, fleet, nvml).run())
+            return runner.run(Daemon(options, fleet, faults, nvml).run())
     except ConfigurationRefused as error:
         structlog.get_logger("aitherd").error(str(error))
         return EX_CONFIG

@@ -75,6 +75,12 @@ class QueueFull(AitherError):
     status, code, dbus_name = 429, "queue_full", "QueueFull"
 
 
+class AlwaysHeld(AitherError):
+    """An essential model cannot be released: it is held by being essential."""
+
+    status, code, dbus_name = 409, "always_held", "AlwaysHeld"
+
+
 class Stopped(AitherError):
     """The model was stopped by a person while the request waited."""
 

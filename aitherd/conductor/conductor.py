@@ -16,6 +16,7 @@ import structlog
 from aitherd.conductor import demand
 from aitherd.conductor.adoption import adopt
 from aitherd.conductor.books import Book, Claim, Clock
+from aitherd.conductor.health import find_problems
 from aitherd.conductor.launch import Host, model_unit
 from aitherd.conductor.meter import Meter, Sampler
 from aitherd.conductor.observer import Observer
@@ -25,12 +26,10 @@ from aitherd.conductor.rise import Rise
 from aitherd.conductor.scheduler import Scheduler
 from aitherd.conductor.steps import Steps
 from aitherd.conductor.store import State, Store, learning_key
-from aitherd.config import Fleet, Model, check_devices
+from aitherd.config import Fleet, Model, fitted
 from aitherd.core.learning import Learned
 from aitherd.core.routing import Catalogue, nearest
 from aitherd.core.words import (
-    Bytes,
-    DeviceId,
     DeviceView,
     Endpoint,
     Plan,
@@ -43,8 +42,8 @@ from aitherd.core.words import (
 from aitherd.engines.base import Control
 from aitherd.errors import (
     AitherError,
+    AlwaysHeld,
     BackingOff,
-    ConfigurationRefused,
     HostFailure,
     Stopped,
     UnknownModel,
@@ -53,16 +52,6 @@ from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
 NO_FAULTS: Mapping[str, str] = MappingProxyType({})
-STUCK: Seconds = 60.0
-"""A request that waits this much longer than its model may take to load says that something is stuck."""
-
-
-def checked(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Fleet:
-    """`fleet` with footprints for devices of these sizes. Raises ConfigurationRefused when essentials do not fit."""
-    errors = [str(problem) for problem in check_devices(fleet, totals) if problem.error]
-    if errors:
-        raise ConfigurationRefused("\n".join(errors))
-    return fleet.sized(totals)
 
 
 class Conductor:
@@ -126,13 +115,15 @@ class Conductor:
         """
         self.faults = faults
         await self.meter.measure()
-        self.fleet = checked(self.fleet, self.meter.totals)
+        self.fleet = fitted(self.fleet, self.meter.totals)
         for model in self.fleet.models.values():
             self.books[model.name] = self._book(model)
         self.systemd.watch(self.observer.unit_changed)
         before = self._state
         self._state = State(learned=before.learned)
-        held = before.held | await adopt(self, before.levels)
+        active = await adopt(self, before.levels)
+        # A hold whose unit was stopped and whose engine is gone ended while no daemon was there.
+        held = active | {name for name in before.held if name in self.books and self.books[name].alive}
         for book in self.books.values():
             book.stopped_by_person = book.name in before.stopped
             book.wanted = book.comes_back
@@ -156,7 +147,7 @@ class Conductor:
     def apply(self, fleet: Fleet) -> None:
         """Takes over a new configuration. A running engine keeps its old one until its next start; a model that is
         configured no more is drained and stopped. Raises ConfigurationRefused for one that does not fit the devices."""
-        self.fleet = fleet = checked(fleet, self.meter.totals)
+        self.fleet = fleet = fitted(fleet, self.meter.totals)
         if self.faults:
             self.faults = NO_FAULTS
             self._background(self._adopt_mended())
@@ -164,7 +155,8 @@ class Conductor:
         for model in fleet.models.values():
             book = self.books.get(model.name)
             if book is None:
-                self.books[model.name] = self._book(model)
+                self.books[model.name] = book = self._book(model)
+                book.wanted = book.comes_back
             else:
                 book.model = model
         for name, book in list(self.books.items()):
@@ -230,6 +222,11 @@ class Conductor:
 
     async def release(self, model: str) -> None:
         book = self._known(model)
+        if book.model.residency_class is ResidencyClass.ESSENTIAL:
+            raise AlwaysHeld(
+                f"{model} is essential and cannot be released",
+                remedy=f"aitherctl stop {model} stops it; its class is set in {book.model.path}",
+            )
         self._let_go(book)
 
     async def stop(self, model: str, *, force: bool = False) -> None:
@@ -238,7 +235,9 @@ class Conductor:
             # The unit's own stop command, run because its engine died, was released or is being stopped already.
             await book.stop_done.wait()
             return
-        book.stopped_by_person = True
+        going_down = await self.systemd.stopping()
+        # A machine that goes down stops everything; that is nobody's wish for the time after.
+        book.stopped_by_person = not going_down
         book.wanted = False
         self._let_go(book)
         demand.refuse(book, Stopped(f"{model} was stopped by a person", remedy="ask again to load it anew"))
@@ -250,7 +249,11 @@ class Conductor:
             book.idle.set()  # a drain that waits already looks again
         book.stop_done.clear()
         self._changed(model)
-        await book.stop_done.wait()
+        try:
+            async with asyncio.timeout(self.fleet.settings.drain_timeout if going_down and not force else None):
+                await book.stop_done.wait()
+        except TimeoutError:
+            await self.stop(model, force=True)
         if book.residency is Residency.QUARANTINED:
             raise HostFailure(f"{model}: {book.error}", remedy="the device still holds them; see aitherctl devices")
 
@@ -268,18 +271,7 @@ class Conductor:
         return tuple(devices[name] for name in sorted(devices))
 
     def problems(self) -> tuple[str, ...]:
-        now = self.clock.monotonic()
-        found = list(self.faults.values())
-        if self.meter.problem and any(book.model.vram or book.expected() for book in self.books.values()):
-            found.append(f"devices cannot be measured: {self.meter.problem}")
-        for book in self.books.values():
-            if book.residency is Residency.QUARANTINED:
-                found.append(f"{book.name}: {book.error}")
-            elif book.residency is Residency.FAILED and book.comes_back:
-                found.append(f"{book.name} is {book.model.residency_class} and failed: {book.error}")
-            if book.waiters and now - book.waiters[0].since > book.model.load_timeout + STUCK:
-                found.append(f"requests for {book.name} have waited {format_seconds(now - book.waiters[0].since)}")
-        return tuple(found)
+        return find_problems(self.books.values(), self.meter.problem, self.faults, self.clock.monotonic())
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         self._listeners.append(changed)

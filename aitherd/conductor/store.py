@@ -1,4 +1,4 @@
-"""What outlives the daemon: holds, what a person stopped, what was learned. One JSON file, replaced atomically.
+"""What outlives the daemon: holds, leases, what a person stopped, what was learned. One JSON file, replaced atomically.
 
 Losing the file costs knowledge, never a running model: which engines run is read from systemd, not from here.
 """
@@ -8,14 +8,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import structlog
 
 from aitherd.core.learning import Learned
+from aitherd.core.words import Bytes, DeviceId, Seconds
 
 VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLease:
+    """A lease that was granted to an outside program."""
+
+    bytes: Bytes
+    device: DeviceId
+    purpose: str
+    pid: int
+    """Of its holder."""
+    started: int
+    """When the holder started (`host.processes.Origin`): another process may get its PID one day."""
+    since: Seconds
+    """Unix time."""
+    ends: Seconds
+    """Unix time; 0 when it ends with its holder only."""
 
 
 @dataclass(slots=True)
@@ -29,6 +47,8 @@ class State:
     """Sleep levels of the models that sleep; an engine does not tell its own."""
     learned: dict[str, Learned] = field(default_factory=dict)
     """Key from `learning_key`."""
+    leases: Mapping[str, KeptLease] = field(default_factory=dict)
+    """By id. A lease exists as long as its descriptor is kept, too."""
 
 
 def learning_key(model: str, fingerprint: str, driver: str) -> str:
@@ -73,6 +93,7 @@ class Store:
                 "stopped": sorted(state.stopped),
                 "levels": dict(sorted(state.levels.items())),
                 "learned": {key: learned.to_json() for key, learned in sorted(state.learned.items())},
+                "leases": {key: asdict(lease) for key, lease in sorted(state.leases.items())},
             },
             indent=1,
         )
@@ -96,13 +117,29 @@ def _parse(data: Mapping[str, object]) -> State:
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r} instead of {VERSION}")
     learned, levels = data["learned"], data["levels"]
-    if not isinstance(learned, dict) or not isinstance(levels, dict):
-        raise TypeError("learned and levels are tables")
+    leases = data.get("leases", {})
+    if not isinstance(learned, dict) or not isinstance(levels, dict) or not isinstance(leases, dict):
+        raise TypeError("learned, levels and leases are tables")
     return State(
         held=_names(data["held"]),
         stopped=_names(data["stopped"]),
         levels={str(name): int(level) for name, level in levels.items()},
         learned={str(key): Learned.from_json(value) for key, value in learned.items()},
+        leases={str(key): _lease(value) for key, value in leases.items()},
+    )
+
+
+def _lease(value: object) -> KeptLease:
+    if not isinstance(value, dict):
+        raise TypeError("a lease is a table")
+    return KeptLease(
+        bytes=int(value["bytes"]),
+        device=str(value["device"]),
+        purpose=str(value["purpose"]),
+        pid=int(value["pid"]),
+        started=int(value["started"]),
+        since=float(value["since"]),
+        ends=float(value["ends"]),
     )
 
 

@@ -13,6 +13,7 @@ from aitherd.config.files import directories
 from aitherd.config.fleet import Fleet, Model, Settings, Variant
 from aitherd.config.problem import Problem
 from aitherd.core.words import Bytes, DeviceId
+from aitherd.errors import ConfigurationRefused
 
 __all__ = [
     "Fleet",
@@ -22,6 +23,7 @@ __all__ = [
     "Variant",
     "check_devices",
     "directories",
+    "fitted",
     "load",
     "model_schema",
     "settings_schema",
@@ -50,6 +52,15 @@ def check_devices(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[Probl
     from aitherd.config.budget import check
 
     return check(fleet, totals)
+
+
+def fitted(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Fleet:
+    """`fleet` with footprints in bytes for devices of these sizes. Raises ConfigurationRefused, with the sum, when its
+    essential models do not fit."""
+    errors = [str(problem) for problem in check_devices(fleet, totals) if problem.error]
+    if errors:
+        raise ConfigurationRefused("\n".join(errors))
+    return fleet.sized(totals)
 
 
 def model_schema() -> dict[str, Any]:

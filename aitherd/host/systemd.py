@@ -197,6 +197,16 @@ class Systemd:
         found = [await self.unit(name) for name in names]
         return tuple(status for status in found if status is not None)
 
+    async def stopping(self) -> bool:
+        """Whether the machine, or the user's session, is going down. Raises HostFailure."""
+        try:
+            ((_, state),) = await self._send(
+                lambda: dbus.message(self._bus, SYSTEMD, MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "SystemState")
+            )
+        except Refused as refusal:
+            raise dbus.unanswered(refusal, "state of the system") from refusal
+        return bool(state == "stopping")
+
     def watch(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Calls `callback(unit)` soon after any `aither-*` unit appears, changes or goes away.
 

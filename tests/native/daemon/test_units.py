@@ -141,3 +141,45 @@ def test_the_bus_shows_the_fleet(rig: Rig) -> None:
         ]
     )
     assert shown.stdout == 's "ready"\n'
+
+
+def test_everything_can_be_stopped_in_one_command(rig: Rig, gpu: Gpu) -> None:
+    rig.model("vision", engine())
+    rig.reload()
+    rig.manager.systemctl("start", "aither-vision.service")
+    rig.manager.systemctl(
+        "stop", "aitherd.socket", "aitherd.service", "aither-vision.service", "aither-vision-engine.service"
+    )
+    assert gpu.card.used == 0
+    assert not rig.running
+
+
+def test_without_a_daemon_stopping_the_unit_stops_the_engine(rig: Rig, gpu: Gpu) -> None:
+    rig.model("vision", engine())
+    rig.reload()
+    rig.manager.systemctl("start", "aither-vision.service")
+    rig.manager.systemctl("stop", "aitherd.socket", "aitherd.service")
+    rig.manager.systemctl("stop", "aither-vision.service")
+    assert gpu.card.used == 0
+    assert not rig.running
+    rig.manager.systemctl("start", "aitherd.service")
+    assert rig.status("vision")["residency"] == "absent" and rig.status("vision")["held"] is False
+
+
+def test_an_essential_model_cannot_be_released_but_stopped(rig: Rig) -> None:
+    rig.model("orchestrator", engine("19 GiB", kind="essential"))
+    rig.reload()
+    rig.ctl("list")
+    rig.wait_for(lambda: active(rig, "aither-orchestrator.service") == "active", "the essential model's unit")
+    refused = rig.ctl("release", "orchestrator", check=False)
+    assert refused.returncode == 1 and "essential" in refused.stderr
+    rig.manager.systemctl("stop", "aither-orchestrator.service")
+    assert rig.status("orchestrator")["residency"] == "absent"
+
+
+def test_an_essential_model_that_a_reload_brings_comes_up(rig: Rig) -> None:
+    rig.reload()
+    rig.ctl("list")
+    rig.model("orchestrator", engine("19 GiB", kind="essential"))
+    rig.reload()
+    rig.wait_for(lambda: rig.status("orchestrator")["residency"] == "ready", "the new essential model")

@@ -76,20 +76,24 @@ def test_every_model_file_becomes_a_unit_that_holds_and_stops_it(machine: Machin
     unit = machine.unit("vision")
     assert unit["Unit"]["Description"] == "Looks at pictures"
     assert unit["Unit"]["SourcePath"] == str(machine.etc / "models.d" / "vision.toml")
-    assert unit["Unit"]["After"] == "dbus.socket aitherd.socket"
+    assert unit["Unit"]["After"] == "dbus.socket aitherd.socket aitherd.service"
     service = unit["Service"]
     assert (service["Type"], service["RemainAfterExit"], service["TimeoutSec"]) == ("oneshot", "yes", "infinity")
     address = "org.aitheros.Aither1 /org/aitheros/Aither1 org.aitheros.Aither1.Manager"
     # Without a timeout of its own busctl gives up after 25 s.
-    assert service["ExecStart"] == f"busctl call --quiet --timeout=infinity {address} Hold s vision"
-    assert service["ExecStop"] == f"busctl call --quiet --timeout=infinity {address} Stop s vision"
+    busctl = "busctl --quiet --timeout=infinity"
+    assert service["ExecStart"] == f"{busctl} call {address} Hold s vision"
+    # A stop that had the bus start the daemon would wait for itself.
+    stop = f"{busctl} --auto-start=no call {address} Stop s vision || systemctl stop aither-vision-engine.service"
+    assert service["ExecStop"] == f"/bin/sh -c '{stop}'"
     assert machine.unit("embed-2.1_small")["Unit"]["Description"] == "AI model embed-2.1_small"
 
 
 def test_a_user_managers_units_call_the_users_bus(machine: Machine, shell: list[str]) -> None:
     machine.model(machine.etc, "vision")
     assert machine.generate(shell, SYSTEMD_SCOPE="user").returncode == 0
-    assert machine.unit("vision")["Service"]["ExecStart"].startswith("busctl --user call --quiet ")
+    assert machine.unit("vision")["Service"]["ExecStart"].startswith("busctl --user --quiet ")
+    assert "|| systemctl --user stop " in machine.unit("vision")["Service"]["ExecStop"]
 
 
 def test_a_user_managers_models_come_from_the_users_directories(machine: Machine, shell: list[str]) -> None:
