@@ -108,9 +108,10 @@ def test_modules_are_compiled_by_the_installation_and_not_shipped(installed: Gue
 
 
 def test_everything_belongs_to_root_and_nobody_else_writes(installed: Guest) -> None:
-    # The machine's image has no documentation.
+    # Documentation is left out of the machine's image.
     shown = installed.run(
-        "dpkg --listfiles aitherd | grep -v ^/usr/share/doc | xargs -d '\\n' stat --format='%U:%G %A %n'", check=True
+        "dpkg --listfiles aitherd | grep -vE '^/usr/share/(doc|man)' | xargs -d '\\n' stat --format='%U:%G %A %n'",
+        check=True,
     ).stdout
     private = re.compile(r"root:root (l.{9}|[-d]....-..-.) ")
     assert [line for line in shown.splitlines() if not private.match(line)] == []
@@ -225,11 +226,10 @@ def test_a_clone_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_lintian_has_nothing_to_say_but_what_is_known(package: Path) -> None:
+def test_lintian_has_nothing_to_say(package: Path) -> None:
     command = ["lintian", *(["--allow-root"] if os.geteuid() == 0 else []), str(package)]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    tags = {line.split()[2] for line in said.splitlines() if line[:2] in ("E:", "W:")}
-    assert tags <= {"no-manual-page"}, said
+    assert [line for line in said.splitlines() if line[:2] in ("E:", "W:")] == []
 
 
 def test_the_package_is_bound_to_the_suites_python(package: Path) -> None:
