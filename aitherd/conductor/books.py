@@ -130,6 +130,8 @@ class Book:
     """`free` gave nothing back since the model became ready, or since it was last used."""
     sleep_broken: bool = False
     """Sleeping failed since the engine started."""
+    slots_of: str = ""
+    """Fingerprint of the configuration whose engine wrote its caches down before it stopped; empty when none did."""
     failures: int = 0
     """Starts that failed in a row."""
     retry_at: Seconds = 0.0

@@ -75,6 +75,7 @@ class Rise:
                 raise StartFailed("its process ended")
             self.remember(book, status)
             await self.until_ready(book, began)
+            await self._steps.restore_slots(book)
         except AitherError as error:
             raise await self._failure(book, error) from error
         seconds = self._clock.monotonic() - began
