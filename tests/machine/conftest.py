@@ -82,6 +82,12 @@ def package() -> Path:
 
 
 @pytest.fixture(scope="session")
+def newer_package() -> Path:
+    """A later build of it, to upgrade to."""
+    return build_package("1.0.1")
+
+
+@pytest.fixture(scope="session")
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     """The machine of the session; a test that changes it undoes that, or uses `fresh_guest`."""
     with machine("session") as booted:

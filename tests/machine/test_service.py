@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.conftest import build_package, in_guest, keep_if_failed
+from tests.machine.conftest import in_guest, keep_if_failed
 from tests.machine.workstation import CARD, Workstation, workstation
 from tests.testbed.nvml.gpu import FILE_VARIABLE
 
@@ -217,8 +217,7 @@ def test_who_may_ask_is_decided_by_polkit_and_the_sockets_group(station: Worksta
         station.guest.run("gpasswd --delete alice aither", check=True)
 
 
-def test_an_upgrade_keeps_engines_holds_and_a_stream(station: Workstation) -> None:
-    newer = build_package("1.0.1")
+def test_an_upgrade_keeps_engines_holds_and_a_stream(station: Workstation, newer_package: Path) -> None:
     station.systemctl("start", "aither-vision.service", "aither-slow.service")
     engines = ("aither-vision-engine.service", "aither-slow-engine.service")
     before = {engine: station.show(engine, *STATE) for engine in engines}
@@ -234,7 +233,7 @@ def test_an_upgrade_keeps_engines_holds_and_a_stream(station: Workstation) -> No
         "busctl get-property org.aitheros.Aither1 /org/aitheros/Aither1/model/slow"
         " org.aitheros.Aither1.Model InFlight | grep 1"
     )
-    station.guest.run(f"dpkg --install {in_guest(newer)}", check=True, timeout=240)
+    station.guest.run(f"dpkg --install {in_guest(newer_package)}", check=True, timeout=240)
     streamed = stream.wait(240)
     assert streamed.returncode == 0
     assert streamed.stdout.rstrip().endswith("data: [DONE]")
