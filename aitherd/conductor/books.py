@@ -203,10 +203,12 @@ class Book:
         self.engine = engine(self.model.engine, self.model.health)
         self.learned = self.recall(self.model)
 
-    def gone(self) -> None:
-        """No engine of this model runs any more."""
+    def gone(self, *, lost: bool = False) -> None:
+        """No engine of this model runs any more. With `lost`, processes of it may still hold bytes, which stay its."""
         self.endpoint = None
-        self.control_group = self.invocation = ""
+        self.invocation = ""
+        if not lost:
+            self.control_group = ""
         self.placement = ()
         self.measured = NO_BYTES
         self.level = 0

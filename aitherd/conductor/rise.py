@@ -218,7 +218,7 @@ class Rise:
         before = await self._meter.measure()
         await self._steps.end_unit(book)
         missing = await self._steps.settle(book, before, before.measured.get(book.name, NO_BYTES))
-        book.gone()
+        book.gone(lost=bool(missing))
         if error is not None and not isinstance(error, Stopped):
             await self.failed(book, error)
         book.move(Move.DIED)

@@ -236,7 +236,7 @@ class Steps:
         await self.end_unit(book)
         missing = await self.settle(book, before, expected)
         book.learned.observe_stop(self._clock.monotonic() - stopping)
-        book.gone()
+        book.gone(lost=bool(missing))
         if missing:
             book.error = f"{_sum(missing)} did not come back after it was stopped"
             book.move(Move.LOST)
