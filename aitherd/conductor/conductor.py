@@ -7,6 +7,7 @@ in `adoption.py`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +17,11 @@ import structlog
 from aitherd.conductor import demand
 from aitherd.conductor.adoption import adopt
 from aitherd.conductor.books import Book, Claim, Clock
+from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
-from aitherd.conductor.launch import Host, model_unit
+from aitherd.conductor.launch import Host
 from aitherd.conductor.meter import Meter, Sampler
+from aitherd.conductor.model_units import ModelUnits
 from aitherd.conductor.observer import Observer
 from aitherd.conductor.operations import ModelStatus
 from aitherd.conductor.records import Event, Records
@@ -37,6 +40,7 @@ from aitherd.core.words import (
     Residency,
     ResidencyClass,
     Seconds,
+    World,
     format_seconds,
 )
 from aitherd.engines.base import Control
@@ -52,6 +56,7 @@ from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
 NO_FAULTS: Mapping[str, str] = MappingProxyType({})
+NO_LEASES: Mapping[str, socket.socket] = MappingProxyType({})
 
 
 class Conductor:
@@ -75,6 +80,7 @@ class Conductor:
         self.clock = clock
         self.records = records
         self.systemd = systemd
+        self._units = ModelUnits(systemd)
         self.books: dict[str, Book] = {}
         self._catalogue = Catalogue(fleet.names)
         self._store = store
@@ -83,13 +89,21 @@ class Conductor:
         self.faults: Mapping[str, str] = NO_FAULTS
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.leasing = Granting(clock, records, self._world, self._save, lambda: self._changed(""))
         self.meter = Meter(
-            sampler, clock, records, lambda: self.fleet.settings, self.books.values, lambda: self._changed(""), memory
+            sampler,
+            clock,
+            records,
+            lambda: self.fleet.settings,
+            self.books.values,
+            lambda: self._changed(""),
+            self.leasing.leases,
+            memory,
         )
         self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
         self.scheduler = Scheduler(
-            self.books, self.meter, self.steps, self.rise, records, clock, lambda: self.fleet.settings
+            self.books, self.meter, self.steps, self.rise, self.leasing, records, clock, lambda: self.fleet.settings
         )
         self.observer = Observer(
             self.books,
@@ -106,14 +120,17 @@ class Conductor:
 
     # --- life ----------------------------------------------------------------------------------------------------
 
-    async def open(self, faults: Mapping[str, str] = NO_FAULTS) -> None:
+    async def open(
+        self, faults: Mapping[str, str] = NO_FAULTS, leases: Mapping[str, socket.socket] = NO_LEASES
+    ) -> None:
         """Measures, makes the books and takes over what runs; afterwards the operations may be called.
 
         `faults` say why configured models had to be left out, by name: problems until a configuration without errors
-        is applied. What runs of them is left alone.
+        is applied. What runs of them is left alone. `leases` are the descriptors that the service manager kept, by id.
         Raises ConfigurationRefused when the essential models do not fit the devices.
         """
         self.faults = faults
+        self.leasing.leases.restore(self._state.leases, leases)
         await self.meter.measure()
         self.fleet = fitted(self.fleet, self.meter.totals)
         for model in self.fleet.models.values():
@@ -138,6 +155,7 @@ class Conductor:
                 group.create_task(self.observer.run(self._save), name="observer")
         finally:
             self._save()
+            self.leasing.close()
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
@@ -308,6 +326,9 @@ class Conductor:
         for listener in self._listeners:
             listener(name)
 
+    def _world(self) -> World:
+        return self.scheduler.world()
+
     def _used(self, name: str) -> None:
         self.scheduler.used()
         for listener in self._listeners:
@@ -331,30 +352,15 @@ class Conductor:
         self._save()
         self._changed(book.name)
         # Active means held, however the hold came about. When the unit itself asked, this joins its running job.
-        self._background(self._unit_job(self.systemd.start_unit(model_unit(book.name)), book.name))
+        self._background(self._units.hold(book))
 
     def _let_go(self, book: Book) -> None:
         if book.held:
             book.held = False
             self.records.add(Event.RELEASED, f"{book.name} is no longer held", model=book.name)
             self._changed(book.name)
-            self._background(self._leave(book))
+            self._background(self._units.let_go(book))
         self._save()
-
-    async def _leave(self, book: Book) -> None:
-        """Takes the model unit out of `active`."""
-        book.unit_leaving = True
-        try:
-            await self._unit_job(self.systemd.stop_unit(model_unit(book.name)), book.name)
-        finally:
-            book.unit_leaving = False
-
-    async def _unit_job(self, job: Coroutine[Any, Any, None], model: str) -> None:
-        try:
-            await job
-        except HostFailure as error:
-            # A model file that systemd has not been told of yet has no unit: daemon-reload makes it.
-            self._log.debug("the model unit does not follow", aither_model=model, problem=str(error))
 
     async def _hold_again(self, book: Book) -> None:
         """Takes up a hold that an earlier daemon had."""
@@ -378,6 +384,7 @@ class Conductor:
         self._state.held = frozenset(book.name for book in self.books.values() if book.held)
         self._state.levels = {book.name: book.level for book in self.books.values() if book.level}
         self._state.stopped = frozenset(book.name for book in self.books.values() if book.stopped_by_person)
+        self._state.leases = self.leasing.leases.kept
         self._store.save(self._state)
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
