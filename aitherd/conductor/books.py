@@ -126,6 +126,8 @@ class Book:
     """Set when nobody wants it stopped any more."""
     waiters: deque[Waiter] = field(default_factory=deque)
 
+    worked: bool = False
+    """It did something since its engine started, so that its bytes show what it needs."""
     free_useless: bool = False
     """`free` gave nothing back since the model became ready, or since it was last used."""
     sleep_broken: bool = False
@@ -195,7 +197,7 @@ class Book:
         self.level = 0
         self.invocation = ""
         self.control_group = ""
-        self.free_useless = self.sleep_broken = self.engine_busy = False
+        self.worked = self.free_useless = self.sleep_broken = self.engine_busy = False
         self.error = self.refusal = ""
         self.died.clear()
 
@@ -234,6 +236,7 @@ class Book:
         self.frequency = 1.0 + self.frequency * 0.5 ** ((now - self.last_used) / DEFAULTS.half_life)
         self.last_used = now
         self.in_flight += 1
+        self.worked = True
         self.free_useless = False
         self.idle.clear()
         self.used(self.name)

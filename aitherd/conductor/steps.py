@@ -65,6 +65,7 @@ class Steps:
             async with self.connect(book.endpoint) as control:
                 busy = await book.engine.busy(control)
             if busy:
+                book.worked = True
                 book.last_used = self._clock.monotonic()
             if busy != book.engine_busy:
                 book.engine_busy = busy
@@ -235,7 +236,7 @@ class Steps:
         stopping = self._clock.monotonic()
         await self.end_unit(book)
         missing = await self.settle(book, before, expected)
-        book.learned.observe_stop(self._clock.monotonic() - stopping)
+        book.learned.observe_stop(self._clock.monotonic() - stopping, worked=book.worked)
         book.gone(lost=bool(missing))
         if missing:
             book.error = f"{_sum(missing)} did not come back after it was stopped"
