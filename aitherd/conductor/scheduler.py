@@ -131,9 +131,9 @@ class Scheduler:
         return Policy(min_residency=self._settings().min_residency, age_bound=self._settings().age_bound)
 
     async def survey(self) -> World:
-        """The world from a fresh measurement."""
-        await self._meter.measure()
+        """The world from a fresh measurement, which comes last: an engine may take seconds to say that it is busy."""
         await self._ask_busy()
+        await self._meter.measure()
         return self.world()
 
     async def plan(self, book: Book) -> Plan | Refusal:
@@ -343,9 +343,7 @@ class Scheduler:
 
     async def _relieve(self, device: DeviceId, foreseen: Step) -> None:
         """Carries out one step for a device that is short, if it still is once measured anew."""
-        await self._meter.measure()
-        await self._ask_busy()
-        step = relieve(self.world(), device, self._clock.monotonic(), self.policy())
+        step = relieve(await self.survey(), device, self._clock.monotonic(), self.policy())
         if step is not None and (step.verb, step.model) == (foreseen.verb, foreseen.model):
             await self.make_room(step)
 
