@@ -29,9 +29,11 @@ from aitherd.core.words import (
     ResidencyClass,
     Seconds,
     SleepLevel,
+    format_seconds,
 )
 from aitherd.engines import engine
 from aitherd.engines.base import Engine
+from aitherd.errors import BackingOff
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,17 @@ class Book:
                 wake=self.learned.wake_seconds(rung.level, rung.wake),
             )
             for rung in self.engine.ladder(self.model.command, {})
+        )
+
+    def backing_off(self) -> BackingOff | None:
+        """What a request is told while the model is not tried again yet; None when it is."""
+        left = self.retry_at - self.clock.monotonic()
+        if self.residency is not Residency.FAILED or left <= 0:
+            return None
+        return BackingOff(
+            f"{self.name} failed and is tried again in {format_seconds(left)}: {self.error}",
+            remedy=f"aitherctl start {self.name} tries at once",
+            retry_after=left,
         )
 
     def idles_out(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from aitherd.conductor import demand
-from aitherd.conductor.adoption import adopt
+from aitherd.conductor.adoption import Adoption
 from aitherd.conductor.books import Book, Claim, Clock
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
@@ -41,13 +41,11 @@ from aitherd.core.words import (
     ResidencyClass,
     Seconds,
     World,
-    format_seconds,
 )
 from aitherd.engines.base import Control
 from aitherd.errors import (
     AitherError,
     AlwaysHeld,
-    BackingOff,
     HostFailure,
     Stopped,
     UnknownModel,
@@ -88,7 +86,7 @@ class Conductor:
         self._log = structlog.get_logger("aitherd")
         self.faults: Mapping[str, str] = NO_FAULTS
         self._listeners: list[Callable[[str], None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self.leasing = Granting(clock, records, self._world, self._save, lambda: self._changed(""))
         self.meter = Meter(
             sampler,
@@ -118,6 +116,16 @@ class Conductor:
             clock=clock,
         )
 
+        self.adoption = Adoption(
+            self.books,
+            systemd=systemd,
+            meter=self.meter,
+            rise=self.rise,
+            records=records,
+            connect=connect,
+            resume=self.scheduler.resume,
+        )
+
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def open(
@@ -138,7 +146,7 @@ class Conductor:
         self.systemd.watch(self.observer.unit_changed)
         before = self._state
         self._state = State(learned=before.learned)
-        active = await adopt(self, before.levels)
+        active = await self.adoption.adopt(before.levels, faults)
         # A hold whose unit was stopped and whose engine is gone ended while no daemon was there.
         held = active | {name for name in before.held if name in self.books and self.books[name].alive}
         for book in self.books.values():
@@ -168,7 +176,8 @@ class Conductor:
         self.fleet = fleet = fitted(fleet, self.meter.totals)
         if self.faults:
             self.faults = NO_FAULTS
-            self._background(self._adopt_mended())
+            # What runs of models whose files could not be read when the daemon started.
+            self._background(self.adoption.adopt({}, NO_FAULTS))
         self._catalogue = Catalogue(fleet.names)
         for model in fleet.models.values():
             book = self.books.get(model.name)
@@ -204,13 +213,8 @@ class Conductor:
         claim = self.try_use(model)
         if claim is not None:
             return claim
-        left = book.retry_at - self.clock.monotonic()
-        if book.residency is Residency.FAILED and left > 0:
-            raise BackingOff(
-                f"{model} failed and is tried again in {format_seconds(left)}: {book.error}",
-                remedy=f"aitherctl start {model} tries at once",
-                retry_after=left,
-            )
+        if (error := book.backing_off()) is not None:
+            raise error
         if not book.waiters:
             self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
         bound = self.fleet.settings.wait if timeout is None else timeout
@@ -369,10 +373,6 @@ class Conductor:
         except AitherError as error:
             self._log.warning("a model that was held is not up", aither_model=book.name, problem=str(error))
 
-    async def _adopt_mended(self) -> None:
-        """Takes over what runs of models whose files could not be read when the daemon started."""
-        await adopt(self, {})
-
     async def _retire(self, book: Book) -> None:
         if book.alive:
             await self.stop(book.name)
@@ -387,12 +387,12 @@ class Conductor:
         self._state.leases = self.leasing.leases.kept
         self._store.save(self._state)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _background(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("a background task ended unexpectedly", exc_info=error)

@@ -34,6 +34,7 @@ from aitherd.core.words import (
     ResidencyClass,
     Seconds,
     Step,
+    Verb,
     World,
     format_bytes,
     format_seconds,
@@ -191,7 +192,7 @@ class Granting:
 
     async def grant(self, demand: Demand, room: Room) -> None:
         """Makes room for a lease and grants it, or says why not now. The caller owns the devices meanwhile."""
-        told: tuple[Step, ...] = ()
+        told: tuple[tuple[Verb, str], ...] = ()
         for _ in range(STEPS_MAX):
             world = await room.survey()
             if demand.answer.done():
@@ -204,9 +205,10 @@ class Granting:
             if not releases:
                 self._give(demand, outcome.placement[0])
                 return
-            if len(releases) >= len(told):
-                self._tell(demand, outcome, releases)
-            told = releases
+            shape = tuple((step.verb, step.model) for step in releases)
+            if shape != told[len(told) - len(shape) :]:
+                self._records.add_plan(f"to grant {demand.name}", outcome, releases, lease=demand.id)
+                told = shape
             self._say(demand, f"{releases[0].verb} {releases[0].model}: {releases[0].why}")
             await room.make_room(releases[0])
         room.later(demand.name)
@@ -315,9 +317,6 @@ class Granting:
 
     # --- telling -------------------------------------------------------------------------------------------------
 
-    def _tell(self, demand: Demand, plan: Plan, releases: tuple[Step, ...]) -> None:
-        self._records.add_plan(f"to grant {demand.name}", plan, releases, lease=demand.id)
-
     def _refuse(self, demand: Demand, outcome: Refusal, room: Room) -> None:
         self._note_refusal(demand, outcome)
         match outcome.kind:
@@ -346,4 +345,6 @@ REMEDY = "ask for less, or make an essential model smaller"
 
 def _view(demand: Demand, devices: tuple[DeviceId, ...], need: Bytes) -> ModelView:
     """The lease as the arbiter sees it: a model that is absent and needs `need` bytes on one of `devices`."""
-    return ModelView(demand.name, ResidencyClass.ON_DEMAND, Residency.ABSENT, need, devices)
+    return ModelView(
+        demand.name, ResidencyClass.ON_DEMAND, Residency.ABSENT, vram=need, devices=devices, start_seconds=0.0
+    )

@@ -81,7 +81,7 @@ class Leases:
                 notify.let_go(NAME + id)
                 ours.close()
         for id in kept.keys() - descriptors.keys():
-            self._note_end(id, kept[id], "its holder let go of it while aitherd was away")
+            self._note_end(id, kept[id], "its holder ended or let go of it while aitherd was away")
 
     def begin(self, id: str, terms: KeptLease) -> socket.socket:
         """Puts a lease in force. Returns the holder's end, which the caller owns."""
@@ -216,8 +216,7 @@ class Leases:
         except ConnectionResetError:
             # Closed with something unread in it: closed all the same.
             pass
-        alive = lease.terms.pid in self._holders()
-        self._end(lease, "its holder closed its descriptor" if alive else "its holder is gone")
+        self._end(lease, "its holder ended or let go of it")
 
     def _end(self, lease: Granted, why: str) -> None:
         del self._granted[lease.id]
