@@ -171,7 +171,8 @@ async def main() -> None:
     parser.add_argument("--start-seconds", type=float, default=0.0)
     parser.add_argument("--free", choices=("works", "ignored", "slow", "part"), default="works")
     parser.add_argument("--free-seconds", type=float, default=0.5)
-    options = parser.parse_args()
+    # Options of a real command line that change nothing here are taken and ignored.
+    options, _ = parser.parse_known_args()
     await asyncio.sleep(options.start_seconds)
     comfyui = ComfyUi(options)
     comfyui.cached = options.weights if options.warm else 0
