@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,11 +123,18 @@ class Daemon:
             return self._status_code
 
     def _reload(self, conductor: Conductor) -> None:
-        """Takes over the configuration on disk. Raises ConfigurationRefused, and then nothing has changed."""
-        fleet, problems = load(directories(self._options.user), user=self._options.user)
-        if fleet is None:
-            raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
-        conductor.apply(fleet)
+        """Takes over the configuration on disk.
+
+        Raises ConfigurationRefused, which it has logged as well, and then nothing has changed.
+        """
+        try:
+            fleet, problems = load(directories(self._options.user), user=self._options.user)
+            if fleet is None:
+                raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
+            conductor.apply(fleet)
+        except ConfigurationRefused as error:
+            self._log.error(f"the configuration on disk is not taken over: {error}")
+            raise
         log.set_level(fleet.settings.log_level)
         conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
 
@@ -138,10 +145,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor)
 
     def _hang_up(self, conductor: Conductor) -> None:
-        try:
+        with suppress(ConfigurationRefused):
             self._reload(conductor)
-        except ConfigurationRefused as error:
-            self._log.error(f"the configuration is not taken over: {error}")
 
     async def _keep_alive(self) -> None:
         """Feeds the watchdog, from the loop that does the work: one that hangs feeds nothing."""
