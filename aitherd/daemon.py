@@ -128,9 +128,7 @@ class Daemon:
         Raises ConfigurationRefused, which it has logged as well, and then nothing has changed.
         """
         try:
-            fleet, problems = load(directories(self._options.user), user=self._options.user)
-            if fleet is None:
-                raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
+            fleet = read_configuration(self._options.user)
             conductor.apply(fleet)
         except ConfigurationRefused as error:
             self._log.error(f"the configuration on disk is not taken over: {error}")
@@ -185,6 +183,14 @@ class Daemon:
             if device.fresh
         ]
         return "; ".join([", ".join(counts) or "no model is up", *devices, *conductor.problems()])
+
+
+def read_configuration(user: bool) -> Fleet:
+    """The configuration on disk, without any error. Raises ConfigurationRefused with all of them."""
+    fleet, problems = load(directories(user), user=user)
+    if fleet is None:
+        raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
+    return fleet
 
 
 def open_bus(user: bool) -> sdbus.SdBus:
