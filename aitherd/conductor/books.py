@@ -181,13 +181,12 @@ class Book:
         """Whether it is to be up without anybody asking: always-on classes, unless a person stopped it."""
         return self.model.residency_class is not ResidencyClass.ON_DEMAND and not self.stopped_by_person
 
-    @property
-    def yields(self) -> bool:
-        """Whether it may be made to give bytes back this instant."""
+    def yields(self, *, drained: bool = False) -> bool:
+        """Whether it may be made to give bytes back this instant; with `drained`, once it has done what it works on."""
         return (
             self.model.residency_class is not ResidencyClass.ESSENTIAL
             and self.residency in (Residency.READY, Residency.SLEEPING)
-            and not (self.busy or self.held or self.waiters)
+            and not (self.held or self.waiters or (self.busy and not drained))
         )
 
     def begin(self, endpoint: Endpoint, placement: tuple[DeviceId, ...]) -> None:

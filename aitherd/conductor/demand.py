@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from aitherd.conductor.books import Book, Claim, Waiter
-from aitherd.core.words import Seconds, format_seconds
+from aitherd.core.queue import Line
+from aitherd.core.words import Residency, Seconds, format_seconds
 from aitherd.errors import AitherError, QueueFull, WaitedTooLong
 
 
@@ -45,6 +46,14 @@ async def wait(book: Book, *, claim: bool, timeout: Seconds | None, limit: int |
         if waiter in book.waiters:
             book.waiters.remove(waiter)
             book.changed(book.name)
+
+
+def line(book: Book, now: Seconds) -> Line:
+    """Those who wait for `book`, as the order of the lines is decided by."""
+    seconds = book.learned.start_seconds()
+    if book.residency is Residency.SLEEPING:
+        seconds = next((rung.wake for rung in book.ladder() if rung.level == book.level), seconds)
+    return Line(book.name, len(book.waiters), min((waiter.since for waiter in book.waiters), default=now), seconds)
 
 
 def serve(book: Book, why: str) -> None:

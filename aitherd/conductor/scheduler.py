@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from aitherd.conductor.transitions import Transitions
 from aitherd.config import Settings
 from aitherd.core.arbiter import decide
 from aitherd.core.policy import Policy
-from aitherd.core.queue import Line, order
+from aitherd.core.queue import order, overdue
 from aitherd.core.relief import relieve
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import (
@@ -85,6 +86,8 @@ class Scheduler:
         """Since when a device has had less left than its reserve, or was last relieved."""
         self._not_before: dict[str, Seconds] = {}
         """When a model or a lease that was refused for now is looked at again."""
+        self._drained: dict[str, Seconds] = {}
+        """When others were last drained for a model in vain."""
 
     def nudge(self) -> None:
         """Something changed."""
@@ -130,6 +133,14 @@ class Scheduler:
         """The arbiter's parameters, as configured."""
         return Policy(min_residency=self._settings().min_residency, age_bound=self._settings().age_bound)
 
+    def _policy_for(self, book: Book, now: Seconds) -> Policy:
+        """What goes for `book`: more when its line is overdue, but nobody is drained over and over in vain."""
+        policy = self.policy()
+        if not overdue(demand.line(book, now), now, policy):
+            return policy
+        paused = now - self._drained.get(book.name, -policy.patience_pause) < policy.patience_pause
+        return replace(policy, urgent=True, patience=0.0 if paused else policy.patience)
+
     async def survey(self) -> World:
         """The world from a fresh measurement, which comes last: an engine may take seconds to say that it is busy."""
         await self._ask_busy()
@@ -168,8 +179,7 @@ class Scheduler:
             if earliest > now:
                 due.append(earliest)
                 continue
-            oldest = min((waiter.since for waiter in book.waiters), default=now)
-            lines.append(Line(book.name, len(book.waiters), oldest, self._seconds(book)))
+            lines.append(demand.line(book, now))
         claimed: set[DeviceId] = set()
         for lease in self._granting.waiting:
             # Before the models: somebody waits for all of it, and not for a turn that comes again.
@@ -223,13 +233,6 @@ class Scheduler:
                 self._spawn(self._books[step.model], self._relieve(device, step))
         return due
 
-    def _seconds(self, book: Book) -> Seconds:
-        if book.residency is Residency.SLEEPING:
-            for rung in book.ladder():
-                if rung.level == book.level:
-                    return rung.wake
-        return book.learned.start_seconds()
-
     def _scope(self, book: Book) -> frozenset[DeviceId]:
         """The devices that a transition of `book` may touch."""
         if book.expected() == 0:
@@ -266,7 +269,9 @@ class Scheduler:
         tried = False
         self._not_before.pop(book.name, None)
         for _ in range(STEPS_MAX):
-            outcome = await self.plan(book)
+            world, now = await self.survey(), self._clock.monotonic()
+            policy = self._policy_for(book, now)
+            outcome = decide(world, book.name, now, policy)
             if book.stop_wanted or not book.demanded:
                 return
             if isinstance(outcome, Refusal):
@@ -285,8 +290,13 @@ class Scheduler:
                 tried = True
                 continue
             book.say(step.why)
-            if await self.make_room(step):
+            if await self.make_room(step, policy.patience if policy.urgent else 0.0):
                 steps_done.append(f"{step.verb} {step.model}")
+            elif policy.urgent:
+                # What it waits for works on. Meanwhile the others have their turn.
+                self._drained[book.name] = self._clock.monotonic()
+                self.later(book.name)
+                return
         else:
             self.later(book.name)
             return
@@ -317,19 +327,20 @@ class Scheduler:
             book.wanted = book.comes_back
         demand.refuse(book, error)
 
-    async def make_room(self, step: Step) -> bool:
-        """Carries out one step that gives bytes back; False when its model turned out to be busy."""
+    async def make_room(self, step: Step, patience: Seconds = 0.0) -> bool:
+        """Carries out one step that gives bytes back; False when its model is busy, and still is after `patience`."""
         victim = self._books[step.model]
         expected = {device: -count for device, count in step.takes.items() if count < 0}
-        if await self._steps.refresh_busy(victim) or not victim.yields:
+        await self._steps.refresh_busy(victim)
+        if not victim.yields(drained=patience > 0):
             return False
         match step.verb:
             case Verb.FREE:
                 await self._steps.free(victim, expected, step.why)
             case Verb.SLEEP:
-                await self._steps.sleep(victim, step.level, expected, step.why)
+                return await self._steps.sleep(victim, step.level, expected, step.why, patience=patience)
             case _:
-                await self._steps.stop(victim, step.why)
+                return await self._steps.stop(victim, step.why, patience=patience)
         return True
 
     async def _put_down(self, book: Book, why: str, *, force: bool = False) -> None:

@@ -17,7 +17,7 @@ from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
-from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
+from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Residency, Seconds, format_bytes, format_seconds
 from aitherd.engines.base import Control, EngineRefused, Health
 from aitherd.errors import HostFailure
 
@@ -99,14 +99,19 @@ class Steps:
             Event.LAGGING, f"freeing {book.name} did not work: {problem}", model=book.name, missing=missing
         )
 
-    async def sleep(self, book: Book, level: int, expected: Mapping[DeviceId, Bytes], why: str) -> None:
-        """Puts an idle model to sleep; if its bytes do not come back, or it refuses, it is stopped instead."""
+    async def sleep(
+        self, book: Book, level: int, expected: Mapping[DeviceId, Bytes], why: str, *, patience: Seconds = 0.0
+    ) -> bool:
+        """Puts a model to sleep; if its bytes do not come back, or it refuses, it is stopped instead.
+
+        False when it still works after `patience`: then it stays ready.
+        """
         assert book.endpoint is not None
         began = self._clock.monotonic()
-        before = await self._meter.measure()
-        if book.busy:
-            return
         book.move(Move.SLEEP)
+        if not await self._drained(book, patience):
+            return False
+        before = await self._meter.measure()
         self._records.add(
             Event.STEP,
             f"putting {book.name} to sleep: {why}",
@@ -134,7 +139,7 @@ class Steps:
                 book.learned.observe_sleep(level, sum(book.measured.values()), self._clock.monotonic() - began)
                 book.move(Move.ASLEEP)
                 self._note_returned(book, given, began, "asleep")
-                return
+                return True
             else:
                 problem = f"{_sum(missing)} did not come back"
         book.sleep_broken = True
@@ -142,18 +147,21 @@ class Steps:
             Event.LAGGING, f"{book.name} does not sleep: {problem}; stopping it", model=book.name, problem=problem
         )
         await self._end(book, before, began, why)
+        return True
 
-    async def stop(self, book: Book, why: str, *, force: bool = False) -> None:
+    async def stop(self, book: Book, why: str, *, force: bool = False, patience: Seconds | None = None) -> bool:
         """Drains and stops a model; it ends absent, or quarantined when its bytes do not come back.
 
-        `force` does not wait for what it is working on.
+        `force` does not wait for what it is working on. False when it still works after `patience`: then it stays.
         """
         began = self._clock.monotonic()
+        asleep = book.residency is Residency.SLEEPING
         book.move(Move.STOP)
         self._records.add(Event.STEP, f"stopping {book.name}: {why}", model=book.name, step="stop", force=force)
-        if not force:
-            await self._drain(book)
+        if not (force or asleep) and not await self._drained(book, patience):
+            return False
         await self._end(book, await self._meter.measure(), began, why)
+        return True
 
     async def restore_slots(self, book: Book) -> None:
         """Has an engine that came up take its caches up again, if an engine configured alike wrote them down."""
@@ -219,6 +227,26 @@ class Steps:
             return
         if saved:
             book.slots_of = book.fingerprint
+
+    async def _drained(self, book: Book, patience: Seconds | None) -> bool:
+        """Waits until a model does nothing any more. If that takes longer than `patience`, it is kept, and False.
+
+        A person who wants it stopped by then is waited for all the same.
+        """
+        try:
+            # Nobody is waited for without patience: the caller has just asked whether it is busy.
+            async with asyncio.timeout(patience):
+                if patience is None or patience > 0 or book.busy:
+                    await self._drain(book)
+        except TimeoutError:
+            if book.stop_wanted:
+                await self._drain(book)
+                return True
+            book.say("")
+            book.move(Move.KEPT)
+            self._records.add(Event.LAGGING, f"{book.name} still works; it is kept for now", model=book.name)
+            return False
+        return True
 
     async def _drain(self, book: Book) -> None:
         while True:

@@ -36,6 +36,8 @@ QUICKEST: Seconds = 0.1
 """No reload is counted as quicker than this."""
 DELAY = 0.001
 """Weight of the step's own seconds: between ways that cost the same, the quicker."""
+DRAIN = 1e6
+"""Added for a model that works, where an overdue line may have it drained: who is idle goes first."""
 LAST = 1e9
 """Added for a resident model that would have to leave: any number of others goes first."""
 
@@ -63,13 +65,18 @@ def stays(model: ModelView, now: Seconds, policy: Policy) -> str:
         return str(model.residency)
     if model.held:
         return "held"
-    if model.busy:
+    if model.busy and not (policy.urgent and policy.patience):
         return "busy"
     if model.waiting:
         return "requests wait for it"
-    if now - model.ready_since < policy.min_residency:
-        return f"ready for less than {format_seconds(policy.min_residency)}"
+    if not policy.urgent and (young := min(policy.min_residency, _back(model))) > now - model.ready_since:
+        return f"ready for less than {format_seconds(young)}"
     return ""
+
+
+def _back(model: ModelView) -> Seconds:
+    """How quickly it can be back: what is back in seconds need not stay for long."""
+    return min((rung.wake for rung in model.ladder), default=model.start_seconds)
 
 
 def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
@@ -80,7 +87,7 @@ def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
     held, name = model.held_bytes, model.name
     idle = now - model.last_used
     uses = RARELY + model.frequency * 0.5 ** (idle / policy.half_life if idle > 0 else 0.0)
-    resident = LAST if model.residency_class is RESIDENT else 0.0
+    resident = (LAST if model.residency_class is RESIDENT else 0.0) + (DRAIN if model.busy else 0.0)
     back = model.start_seconds
     asleep = model.residency is SLEEPING
     if asleep:
@@ -89,7 +96,7 @@ def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
     stop = uses * (back if back > QUICKEST else QUICKEST) + DELAY * model.stop_seconds + resident
     found: list[Release] = []
     if not asleep:
-        if model.freeable > 0 and (total := sum(held.values())) > 0:
+        if model.freeable > 0 and not model.busy and (total := sum(held.values())) > 0:
             # Reloading a part is taken to cost that part of a start. It stays ready: no penalty for a resident.
             part = min(model.freeable / total, 1.0)
             cost = uses * max(back * part, QUICKEST) + DELAY * model.free_seconds

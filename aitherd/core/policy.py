@@ -26,6 +26,13 @@ class Policy:
     """A line whose oldest request waits longer than this and than `age_loads` is overdue: it goes before the others."""
     age_loads: float = 1.5
     """The same in loads of its model: one that needs a minute to load is not overdue after 20 s."""
+    urgent: bool = False
+    """The decision is for an overdue line: young models give way, and those that work may be drained for it."""
+    patience: Seconds = 10.0
+    """So long a model that works is drained for an overdue line; it takes nothing new meanwhile, and nothing else moves
+    on its devices. 0 for not at all."""
+    patience_pause: Seconds = 60.0
+    """So long after that was in vain it is not tried again for the same line."""
 
 
 DEFAULTS = Policy()

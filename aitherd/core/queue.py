@@ -39,9 +39,14 @@ def order(lines: Iterable[Line], now: Seconds, policy: Policy = DEFAULTS) -> tup
     return tuple(line.model for line in sorted(lines, key=lambda line: _rank(line, now, policy)))
 
 
+def overdue(line: Line, now: Seconds, policy: Policy = DEFAULTS) -> bool:
+    """Whether the oldest of `line` has waited beyond the age bound."""
+    return now - line.oldest_since > max(policy.age_bound, policy.age_loads * line.seconds)
+
+
 def _rank(line: Line, now: Seconds, policy: Policy) -> tuple[float, float, str]:
     age = max(now - line.oldest_since, 0.0)
-    if age > max(policy.age_bound, policy.age_loads * line.seconds):
+    if overdue(line, now, policy):
         return (float("-inf"), line.oldest_since, line.model)
     demand = max(line.waiting, 1) * (1.0 + age / policy.age_bound)
     return (-demand / max(line.seconds, QUICKEST), line.oldest_since, line.model)

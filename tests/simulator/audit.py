@@ -33,6 +33,7 @@ class Audit:
         self.conductor: Conductor | None = None
         self.broken: list[str] = []
         self.starts_of: dict[str, int] = {}
+        self.wakes_of: dict[str, int] = {}
         self.liars: set[str] = set()
         """Models that need more than they say."""
         self._free: Mapping[DeviceId, Bytes] = NO_BYTES
@@ -67,6 +68,7 @@ class Audit:
 
     def wakes(self, model: str) -> None:
         """A sleeper is woken."""
+        self.wakes_of[model] = self.wakes_of.get(model, 0) + 1
         if (book := self._book(model)) is not None:
             self._alone(book, book.placement)
 

@@ -28,7 +28,8 @@ def optimum(requests: Sequence[str], fleet: Sequence[Kind], capacity: Bytes) -> 
         following: dict[int, Seconds] = {}
         for state, cost in best.items():
             if state >> wanted & 1:
-                ways, paid = (state,), cost
+                ways: tuple[int, ...] = (state,)
+                paid = cost
             else:
                 if (state, wanted) not in after:
                     after[state, wanted] = _fitting(state, wanted, sizes, capacity)

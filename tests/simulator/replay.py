@@ -22,6 +22,7 @@ class Replayed(Outcome):
 
     spans: list[tuple[str, Seconds, Seconds]] = field(default_factory=list)
     refused: int = 0
+    wakes: int = 0
 
 
 def world(kinds: Sequence[Kind], capacity: Bytes) -> World:
@@ -72,9 +73,11 @@ def as_they_come(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> Replay
 
 
 def _outcome(here: World, trace: Trace, kinds: Sequence[Kind]) -> Replayed:
-    load = {kind.name: kind.load for kind in kinds}
-    found = Replayed(loads=sum(here.audit.starts_of.values()))
-    found.cost = sum(load[name] * count for name, count in here.audit.starts_of.items())
+    starts, wakes = here.audit.starts_of, here.audit.wakes_of
+    found = Replayed(loads=sum(starts.values()), wakes=sum(wakes.values()))
+    found.cost = sum(
+        kind.load * starts.get(kind.name, 0) + (kind.wake or 0.0) * wakes.get(kind.name, 0) for kind in kinds
+    )
     for arrival, request in zip(trace, here.requests, strict=True):
         if request.waited is None:
             found.refused += 1

@@ -14,6 +14,10 @@ from aitherd.core.words import Bytes, Seconds
 
 GIB = 1 << 30
 ZIPF = 0.9
+USUAL: Seconds = 360.0
+"""Mean gap between sessions. With it the references come out about as known: one model at a time serves a tenth
+within the objective, several models with one line a third, a line per model with LRU six tenths."""
+LONG: Seconds = 1200.0
 BURSTY = 3.0
 """Coefficient of variation of the gaps between sessions."""
 
@@ -52,7 +56,7 @@ FLEET = (
     Kind("images", 10 * GIB, 18.0, objective=60.0),
     Kind("tools", 12 * GIB, 30.0, wake=2.5),
     Kind("coder", 15 * GIB, 40.0, wake=3.0),
-    Kind("writer", 18 * GIB, 22.0),
+    Kind("writer", 18 * GIB, 35.0, wake=3.5),
     Kind("reason", 22 * GIB, 45.0, wake=4.0),
 )
 """Ten models of 98 GiB for a device that has 31."""
@@ -68,7 +72,8 @@ def zipf(seed: int, fleet: Sequence[Kind], count: int, gap: Seconds = 60.0) -> T
     """Requests that do not know of each other."""
     chance = random.Random(f"zipf {seed}")
     names, weights = _popularity(chance, fleet)
-    now, made = 0.0, []
+    now = 0.0
+    made: list[Arrival] = []
     for _ in range(count):
         now += chance.expovariate(1 / gap)
         made.append(Arrival(now, chance.choices(names, weights)[0], 0.5))
@@ -82,7 +87,8 @@ def sessions(
     chance = random.Random(f"sessions {seed} {drift}")
     names, weights = _popularity(chance, fleet)
     shape = 1 / BURSTY**2
-    now, made, next_drift = 0.0, [], 3600.0
+    now, next_drift = 0.0, 3600.0
+    made: list[Arrival] = []
     while len(made) < count:
         now += chance.gammavariate(shape, gap / shape)
         if drift and now > next_drift:
@@ -97,20 +103,25 @@ def sessions(
     return tuple(sorted(made, key=lambda arrival: (arrival.at, arrival.model)))[:count]
 
 
-def mixed(seed: int, fleet: Sequence[Kind], count: int, gap: Seconds = 240.0) -> Trace:
-    """Sessions, pictures among them, and now and then an image job of 20 minutes."""
+def mixed(seed: int, fleet: Sequence[Kind], count: int, gap: Seconds = USUAL, *, long: float = 0.0) -> Trace:
+    """Sessions, pictures among them; `long` is the part of the pictures that are jobs of 20 minutes."""
     chance = random.Random(f"mixed {seed}")
     made = list(sessions(seed, fleet, count, gap))
     for place, arrival in enumerate(made):
         if arrival.model == "images":
-            long = chance.random() < 0.02
-            made[place] = Arrival(arrival.at, "images", 1200.0 if long else chance.uniform(8, 40))
+            work = LONG if chance.random() < long else chance.uniform(8, 40)
+            made[place] = Arrival(arrival.at, "images", work)
     return tuple(made)
+
+
+def jobs(seed: int, fleet: Sequence[Kind], count: int) -> Trace:
+    """The mixed trace with image jobs of 20 minutes, one picture in fifty."""
+    return mixed(seed, fleet, count, long=0.02)
 
 
 def overload(seed: int, fleet: Sequence[Kind], count: int) -> Trace:
     """The mixed trace, three times as dense as a machine can serve it well."""
-    return mixed(seed, fleet, count, gap=80.0)
+    return mixed(seed, fleet, count, gap=USUAL / 3)
 
 
 def by_name(fleet: Sequence[Kind]) -> Mapping[str, Kind]:

@@ -28,7 +28,7 @@ def test_only_on_demand_models_idle_out(kind: ResidencyClass) -> None:
 def test_a_held_model_and_one_without_an_idle_time_stay() -> None:
     held = ready(Hands())
     held.held = True
-    assert held.stops_at() is None and not held.yields
+    assert held.stops_at() is None and not held.yields()
     assert ready(Hands(), idle=None).stops_at() is None
 
 
@@ -36,7 +36,7 @@ def test_busy_counts_requests_and_what_the_engine_says() -> None:
     line = ready(Hands())
 
     def state() -> tuple[bool, bool, bool]:
-        return line.busy, line.view().busy, line.yields
+        return line.busy, line.view().busy, line.yields()
 
     assert state() == (False, False, True)
     line.engine_busy = True

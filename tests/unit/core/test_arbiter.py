@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,8 +33,8 @@ def plan(world: World, policy: Policy | None = None) -> Plan:
     return outcome
 
 
-def refused(world: World) -> Refusal:
-    outcome = decide(world, TARGET, NOW)
+def refused(world: World, policy: Policy | None = None) -> Refusal:
+    outcome = decide(world, TARGET, NOW, policy or Policy())
     assert isinstance(outcome, Refusal), outcome
     return outcome
 
@@ -174,9 +175,32 @@ class TestWhoGivesWay:
         assert (holder.name, holder.bytes, holder.why) == ("other", 80, why)
 
     def test_minimum_residency_is_the_policys(self) -> None:
-        young = world(target(40), model("young", held=80, ready_since=NOW - 20))
+        young = world(target(40), model("young", held=80, ready_since=NOW - 20, start_seconds=60.0))
         assert refused(young).kind is RefusalKind.NOT_NOW
         assert plan(young, Policy(min_residency=10.0)).steps[0].model == "young"
+
+    def test_what_is_back_in_seconds_need_not_stay_long(self) -> None:
+        quick = sleeper("quick", held=80, wake=3.0, ready_since=NOW - 5, start_seconds=60.0)
+        assert plan(world(target(40), quick)).steps[0].model == "quick"
+        slow = model("slow", held=80, ready_since=NOW - 5, start_seconds=60.0)
+        assert refused(world(target(40), slow)).kind is RefusalKind.NOT_NOW
+
+    def test_for_an_overdue_line_those_that_work_are_drained_and_those_that_are_young_give_way(self) -> None:
+        urgent = Policy(urgent=True)
+        works = model("works", held=50, busy=True)
+        young = model("young", held=50, ready_since=NOW - 5, start_seconds=60.0)
+        both = world(target(80), works, young)
+        assert refused(both).kind is RefusalKind.NOT_NOW
+        assert {step.model for step in plan(both, urgent).steps} == {"works", "young", TARGET}
+        assert plan(world(target(40), works, young), urgent).steps[0].model == "young", "the idle one goes first"
+        assert [holder.name for holder in refused(both, Policy(urgent=True, patience=0.0)).holders] == ["works"]
+
+    def test_who_is_held_or_essential_stays_even_then(self) -> None:
+        for stays in (
+            replace(model("stays", held=80, busy=True), held=True),
+            model("stays", held=80, busy=True, residency_class=ResidencyClass.ESSENTIAL),
+        ):
+            assert isinstance(decide(world(target(80), stays), TARGET, NOW, Policy(urgent=True)), Refusal)
 
 
 class TestSwapSlot:
