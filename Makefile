@@ -64,7 +64,7 @@ bench: venv
 
 deb: venv
 	@packaging/require $(DEB)
-	@deb=$$($(PYTHON) packaging/deb.py --suite $(SUITE)) && lintian --allow-root --fail-on error "$$deb" && echo "$$deb"
+	@deb=$$($(PYTHON) packaging/deb.py --suite $(SUITE)) && lintian --allow-root --fail-on error,warning "$$deb" && echo "$$deb"
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -43,6 +43,7 @@ NOUNS: tuple[tuple[Any, str], ...] = (
     (written.Span, "whole number"),
     (written.Port, "whole number"),
     (written.Part, "number"),
+    (written.Flag, "true or false"),
     (written.Line, "text"),
     (written.Word, "text"),
     (written.Name, "name"),

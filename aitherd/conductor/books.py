@@ -130,6 +130,8 @@ class Book:
     """`free` gave nothing back since the model became ready, or since it was last used."""
     sleep_broken: bool = False
     """Sleeping failed since the engine started."""
+    slots_of: str = ""
+    """Fingerprint of the configuration whose engine wrote its caches down before it stopped; empty when none did."""
     failures: int = 0
     """Starts that failed in a row."""
     retry_at: Seconds = 0.0
@@ -201,10 +203,12 @@ class Book:
         self.engine = engine(self.model.engine, self.model.health)
         self.learned = self.recall(self.model)
 
-    def gone(self) -> None:
-        """No engine of this model runs any more."""
+    def gone(self, *, lost: bool = False) -> None:
+        """No engine of this model runs any more. With `lost`, processes of it may still hold bytes, which stay its."""
         self.endpoint = None
-        self.control_group = self.invocation = ""
+        self.invocation = ""
+        if not lost:
+            self.control_group = ""
         self.placement = ()
         self.measured = NO_BYTES
         self.level = 0

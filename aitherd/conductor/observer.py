@@ -90,6 +90,7 @@ class Observer:
     def found(self, book: Book) -> None:
         """Ends a quarantine: the bytes are back, or a person goes on without them."""
         book.lost, book.lost_since, book.error = NO_BYTES, None, ""
+        book.control_group = ""
         book.move(Move.RETURNED)
 
     def unit_changed(self, unit: str) -> None:
@@ -132,7 +133,7 @@ class Observer:
         missing = await self._steps.settle(book, before, expected)
         if book.residency is not Residency.FAILED:
             return
-        book.gone()
+        book.gone(lost=bool(missing))
         if missing:
             book.move(Move.LOST)
         else:

@@ -75,11 +75,12 @@ class Rise:
                 raise StartFailed("its process ended")
             self.remember(book, status)
             await self.until_ready(book, began)
+            await self._steps.restore_slots(book)
         except AitherError as error:
             raise await self._failure(book, error) from error
         seconds = self._clock.monotonic() - began
         book.learned.observe_start(seconds)
-        await self._up(book, f"started in {format_seconds(seconds)}", seconds)
+        self._up(book, f"started in {format_seconds(seconds)}", seconds)
 
     async def resume(self, book: Book) -> None:
         """Waits for an engine that an earlier daemon started. Raises as `start` does."""
@@ -88,7 +89,7 @@ class Rise:
             await self.until_ready(book, began)
         except AitherError as error:
             raise await self._failure(book, error) from error
-        await self._up(book, "was loading already", self._clock.monotonic() - began)
+        self._up(book, "was loading already", self._clock.monotonic() - began)
 
     async def wake(self, book: Book, why: str) -> bool:
         """Wakes a sleeper and returns True when it answers; where it does not, stops it for a cold start: False."""
@@ -118,11 +119,14 @@ class Rise:
         seconds = self._clock.monotonic() - began
         book.level = 0
         book.learned.observe_wake(level, seconds)
-        await self._up(book, f"woke in {format_seconds(seconds)}", seconds)
+        self._up(book, f"woke in {format_seconds(seconds)}", seconds)
         return True
 
     async def until_ready(self, book: Book, began: Seconds) -> None:
-        """Returns when the engine answers. Raises StartFailed when it ended or took too long, Stopped when asked to."""
+        """Returns when the engine answers and its bytes are measured.
+
+        Raises StartFailed when it ended or took too long, Stopped when asked to.
+        """
         assert book.endpoint is not None
         deadline = began + book.model.load_timeout
         book.say("waiting for the server to answer")
@@ -133,6 +137,10 @@ class Rise:
                 if book.died.is_set():
                     raise StartFailed("its process ended")
                 if await book.engine.health(control) is Health.READY:
+                    await self._meter.measure()
+                    # It may have ended while the devices were measured.
+                    if book.died.is_set():
+                        continue
                     return
                 age = self._clock.monotonic() - began
                 if self._clock.monotonic() > deadline:
@@ -173,9 +181,8 @@ class Rise:
                 await self._steps.end_unit(book)
             await self._systemd.reset_failed(book.unit)
 
-    async def _up(self, book: Book, how: str, seconds: Seconds) -> None:
-        accounts = await self._meter.measure()
-        measured = accounts.measured.get(book.name, NO_BYTES)
+    def _up(self, book: Book, how: str, seconds: Seconds) -> None:
+        measured = self._meter.accounts.measured.get(book.name, NO_BYTES)
         if measured:
             book.learned.observe_footprint(sum(measured.values()))
         book.failures = 0
@@ -211,7 +218,7 @@ class Rise:
         before = await self._meter.measure()
         await self._steps.end_unit(book)
         missing = await self._steps.settle(book, before, before.measured.get(book.name, NO_BYTES))
-        book.gone()
+        book.gone(lost=bool(missing))
         if error is not None and not isinstance(error, Stopped):
             await self.failed(book, error)
         book.move(Move.DIED)

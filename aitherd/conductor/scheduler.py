@@ -23,6 +23,7 @@ from aitherd.config import Settings
 from aitherd.core.arbiter import decide
 from aitherd.core.policy import Policy
 from aitherd.core.queue import Line, order
+from aitherd.core.relief import relieve
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import (
     HOST,
@@ -43,6 +44,8 @@ from aitherd.errors import AitherError, CannotFit, DeviceBlind, OutOfDeviceMemor
 
 RETRY: Seconds = 0.25
 """How soon a model that could not come in now is looked at again, if nothing happens before."""
+RELIEF_PAUSE: Seconds = 3.0
+"""So long a device may have less left than its reserve before somebody gives way, and before the next one does."""
 BLIND_RETRY: Seconds = 5.0
 """The same while the device cannot be measured."""
 MARGIN: Bytes = 512 * 2**20
@@ -77,6 +80,8 @@ class Scheduler:
         """Transitions by model."""
         self._owned: dict[str, frozenset[DeviceId]] = {}
         """Devices that the transition of a model owns."""
+        self._short_since: dict[DeviceId, Seconds] = {}
+        """Since when a device has had less left than its reserve, or was last relieved."""
         self._not_before: dict[str, Seconds] = {}
         """When a model that was refused for now is looked at again."""
 
@@ -177,7 +182,25 @@ class Scheduler:
                 due.append(stops_at)
             elif self._unclaimed(book):
                 self._spawn(book, self._idle_out(book))
+        due.extend(self._relieve_devices(now))
         return min(due, default=None)
+
+    def _relieve_devices(self, now: Seconds) -> list[Seconds]:
+        """Has somebody give way where another program grew into the reserve, unless that passes by itself."""
+        due = []
+        for device, view in self._meter.accounts.devices.items():
+            if view.free >= view.reserve or not view.fresh:
+                self._short_since.pop(device, None)
+                continue
+            since = self._short_since.setdefault(device, now)
+            if now < since + RELIEF_PAUSE:
+                due.append(since + RELIEF_PAUSE)
+                continue
+            self._short_since[device] = now
+            step = relieve(self.world(), device, now, self.policy())
+            if step is not None and self._unclaimed(self._books[step.model]):
+                self._spawn(self._books[step.model], self._relieve(device, step))
+        return due
 
     def _seconds(self, book: Book) -> Seconds:
         if book.residency is Residency.SLEEPING:
@@ -303,6 +326,14 @@ class Scheduler:
         book.stop_wanted = book.stop_force = False
         book.stop_done.set()
         book.changed(book.name)
+
+    async def _relieve(self, device: DeviceId, foreseen: Step) -> None:
+        """Carries out one step for a device that is short, if it still is once measured anew."""
+        await self._meter.measure()
+        await self._ask_busy()
+        step = relieve(self.world(), device, self._clock.monotonic(), self.policy())
+        if step is not None and (step.verb, step.model) == (foreseen.verb, foreseen.model):
+            await self._make_room(step)
 
     async def _idle_out(self, book: Book) -> None:
         if await self._steps.refresh_busy(book) or book.stops_at() is None:

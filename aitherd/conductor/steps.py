@@ -33,6 +33,8 @@ SLEEP_TIMEOUT: Seconds = 60.0
 """How long an engine may take to answer that it sleeps: moving 30 GiB to host memory takes seconds."""
 STOP_MARGIN: Seconds = 15.0
 """How much longer than the model's own time to stop systemd may take before the control group is killed by name."""
+SLOTS_TIMEOUT: Seconds = 30.0
+"""How long an engine may take to write or read one of the caches that it keeps for clients."""
 BUSY_POLL: Seconds = 1.0
 """How often an engine with a queue of its own is asked whether it is done, while it drains."""
 
@@ -58,8 +60,8 @@ class Steps:
         self._settings = settings
 
     async def refresh_busy(self, book: Book) -> bool:
-        """Asks an engine that works without requests in flight whether it does; returns whether the model is busy."""
-        if book.engine.own_queue and book.endpoint is not None:
+        """Asks an engine that may work without requests in flight whether it does; returns if the model is busy."""
+        if book.engine.own_queue and book.endpoint is not None and not book.in_flight:
             async with self.connect(book.endpoint) as control:
                 busy = await book.engine.busy(control)
             if busy:
@@ -122,14 +124,18 @@ class Steps:
         else:
             missing = await self._await_return(book, before, expected, partly=True)
             given = _without(expected, missing)
-            if sum(given.values()) > sum(missing.values()):
+            # Bytes also come back from an engine that said yes and died of it.
+            if not await self._lives(book):
+                problem = "its process ended"
+            elif sum(given.values()) > sum(missing.values()):
                 book.say("")
                 book.level = level
                 book.learned.observe_sleep(level, sum(book.measured.values()), self._clock.monotonic() - began)
                 book.move(Move.ASLEEP)
                 self._note_returned(book, given, began, "asleep")
                 return
-            problem = f"{_sum(missing)} did not come back"
+            else:
+                problem = f"{_sum(missing)} did not come back"
         book.sleep_broken = True
         self._records.add(
             Event.LAGGING, f"{book.name} does not sleep: {problem}; stopping it", model=book.name, problem=problem
@@ -147,6 +153,19 @@ class Steps:
         if not force:
             await self._drain(book)
         await self._end(book, await self._meter.measure(), began, why)
+
+    async def restore_slots(self, book: Book) -> None:
+        """Has an engine that came up take its caches up again, if an engine configured alike wrote them down."""
+        if not book.slots_of or book.slots_of != book.fingerprint or book.endpoint is None:
+            return
+        book.say("reading its caches")
+        try:
+            async with self.connect(book.endpoint) as control:
+                await book.engine.restore_slots(control, slots_name(book), SLOTS_TIMEOUT)
+        except EngineRefused as error:
+            self._records.add(
+                Event.LAGGING, f"{book.name} does not find its caches: {error}", model=book.name, problem=str(error)
+            )
 
     async def end_unit(self, book: Book) -> None:
         """Ends the engine unit, whatever it takes. Returns when systemd says so, or cannot do more.
@@ -178,6 +197,27 @@ class Steps:
         book.lost_since = before if missing else None
         return missing
 
+    async def _lives(self, book: Book) -> bool:
+        status = await self._systemd.unit(book.unit)
+        return status is not None and status.active_state not in ("inactive", "failed", "deactivating")
+
+    async def _keep_slots(self, book: Book) -> None:
+        """Has an engine write down what it has cached, where its model file asks for it. Not worth a failure."""
+        book.slots_of = ""
+        if not book.model.keep_slots or book.stop_force or book.endpoint is None:
+            return
+        book.say("writing its caches down")
+        try:
+            async with self.connect(book.endpoint) as control:
+                saved = await book.engine.save_slots(control, slots_name(book), SLOTS_TIMEOUT)
+        except EngineRefused as error:
+            self._records.add(
+                Event.LAGGING, f"{book.name} does not keep its caches: {error}", model=book.name, problem=str(error)
+            )
+            return
+        if saved:
+            book.slots_of = book.fingerprint
+
     async def _drain(self, book: Book) -> None:
         while True:
             if book.in_flight:
@@ -190,12 +230,13 @@ class Steps:
 
     async def _end(self, book: Book, before: Accounts, began: Seconds, why: str) -> None:
         expected = before.measured.get(book.name, NO_BYTES)
+        await self._keep_slots(book)
         book.say(f"stopping ({why})")
         stopping = self._clock.monotonic()
         await self.end_unit(book)
         missing = await self.settle(book, before, expected)
         book.learned.observe_stop(self._clock.monotonic() - stopping)
-        book.gone()
+        book.gone(lost=bool(missing))
         if missing:
             book.error = f"{_sum(missing)} did not come back after it was stopped"
             book.move(Move.LOST)
@@ -256,6 +297,11 @@ class Steps:
             free=free,
             seconds=round(seconds, 3),
         )
+
+
+def slots_name(book: Book) -> str:
+    """What the files begin with that hold the caches of a model between two lives of its engine."""
+    return f"aither-{book.name}"
 
 
 def _without(expected: Mapping[DeviceId, Bytes], missing: Mapping[DeviceId, Bytes]) -> Mapping[DeviceId, Bytes]:

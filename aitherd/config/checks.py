@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from aitherd.config.commands import find_executable, listening, options, search_path, utilization
+from aitherd.config.commands import find_executable, listening, option, options, search_path, utilization
 from aitherd.config.fleet import Model, Settings, Variant
 from aitherd.config.problem import BadValue, Problem, shown
 from aitherd.config.properties import SERVICE, TABLES, read
@@ -44,6 +44,7 @@ def build(name: str, file: ModelFile, settings: Settings, findings: Findings, *,
     executable = _command(file, findings, user=user)
     part = _vllm(file, findings)
     _residency(file, findings)
+    _slots(file, findings)
     _place(file, findings)
     if file.vram is None and part is None:
         findings.error(
@@ -76,6 +77,7 @@ def build(name: str, file: ModelFile, settings: Settings, findings: Findings, *,
         port=file.port,
         unix=_unix(file),
         health=file.health,
+        keep_slots=file.keep_slots,
         resources=resources,
         service=service,
     )
@@ -198,6 +200,20 @@ def _residency(file: ModelFile, findings: Findings) -> None:
             f"{file.idle:g}s",
             "a resident model stays without requests",
             'remove it, or set class = "on-demand"',
+        )
+
+
+def _slots(file: ModelFile, findings: Findings) -> None:
+    if not file.keep_slots:
+        return
+    if not engine(file.engine).keeps_slots:
+        findings.error("keep-slots", True, f"{file.engine} cannot write its caches down", "leave it out")
+    elif option(file.command, "--slot-save-path") is None:
+        findings.error(
+            "keep-slots",
+            True,
+            "the command does not say where to",
+            'add "--slot-save-path" and a directory that the engine may write to, as /var/cache/aither-engine',
         )
 
 

@@ -57,6 +57,8 @@ class Model:
     """Fixed loopback port."""
     unix: bool | None = None
     """Whether it must listen on a Unix socket, or must not; None leaves it to the engine."""
+    keep_slots: bool = False
+    """Whether its caches are written down before it stops, and taken up again when it is back."""
     health: str | None = None
     """Path that answers 2xx when it is ready; `exec` only."""
     resources: Mapping[str, Variant] = field(default_factory=lambda: NO_PROPERTIES)

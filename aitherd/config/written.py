@@ -107,6 +107,12 @@ def _part(value: object) -> float:
     return float(value)
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadValue("neither true nor false", "write true or false, without quotation marks")
+    return value
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if not isinstance(value, str) or value not in words:
@@ -145,6 +151,7 @@ Endless = Annotated[Seconds | None, *_typed(parse_endless, type=["string", "numb
 Count = Annotated[int, *_typed(_whole(1, 1_000_000), type="integer", minimum=1, maximum=1_000_000)]
 Span = Annotated[int, *_typed(_whole(1, 64), type="integer", minimum=1, maximum=64)]
 Port = Annotated[int, *_typed(_whole(1024, 65535), type="integer", minimum=1024, maximum=65535)]
+Flag = Annotated[bool, *_typed(_flag, type="boolean")]
 Part = Annotated[float, *_typed(_part, type="number", exclusiveMinimum=0, maximum=1)]
 Line = Annotated[str, *_typed(_line, type="string")]
 Name = Annotated[str, *_typed(_name, type="string", pattern=f"^{NAME.pattern}$")]
@@ -210,6 +217,11 @@ class ModelFile(Written):
     listen: Listen | None = Field(None, description="Whether it listens on a Unix socket or on a loopback port.")
     health: Health | None = Field(None, description="exec only: the path that answers 2xx when it is ready.")
     max_waiting: Count | None = Field(None, description="How many requests may wait for it; the next one is refused.")
+    keep_slots: Flag = Field(
+        False,
+        description="llama-server only: its KV caches are written to --slot-save-path before it stops, and read again "
+        "when it is back.",
+    )
     resources: Annotated[dict[str, Any], WithJsonSchema(_tables("resources"))] = Field(
         {}, description="Limits and weights of its unit. systemd.resource-control(5)"
     )

@@ -11,6 +11,7 @@ from aitherd.engines.base import Engine
 from aitherd.engines.comfyui import ComfyUi
 from aitherd.engines.exec_http import ExecHttp
 from aitherd.engines.llama_server import LlamaServer
+from aitherd.engines.ollama import Ollama
 from aitherd.engines.speaches import Speaches
 from aitherd.engines.vllm import Vllm
 from aitherd.engines.whisper_server import WhisperServer
@@ -23,6 +24,7 @@ ENGINES: dict[str, Callable[[str | None], Engine]] = {
     "speaches": lambda health: Speaches(),
     "whisper-server": lambda health: WhisperServer(),
     "xtts": lambda health: Xtts(),
+    "ollama": lambda health: Ollama(),
     "exec": lambda health: ExecHttp(health or "/health"),
 }
 """Engine kind in model files -> the engine; the argument is the model's `health` path, which only `exec` has."""

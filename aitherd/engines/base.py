@@ -130,7 +130,12 @@ class Engine:
     frees: ClassVar[bool] = False
     """Whether `free` gives device bytes back while it stays ready."""
     own_queue: ClassVar[bool] = False
-    """Whether it may work with no request in flight, so that `busy` has to be asked."""
+    """Whether it may work with no request of ours in flight, and can tell, so that `busy` has to be asked: it has a
+    queue of its own, or other programs reach it by its own port."""
+    keeps_slots: ClassVar[bool] = False
+    """Whether it can write down what it has cached for clients before it stops, and take it up again."""
+    watched: ClassVar[frozenset[str]] = frozenset()
+    """Paths that tell about it and make it do nothing; see `only_looks`."""
     quiet_start: ClassVar[bool] = False
     """Whether device memory must not change under it while it starts."""
 
@@ -142,12 +147,24 @@ class Engine:
         """Sleep levels that a server started like this offers, shallowest first."""
         return ()
 
+    def only_looks(self, method: str, path: str) -> bool:
+        """Whether a client's request, `path` without its query, makes it do nothing that is worth being loaded for.
+
+        Such a request is answered while the model is ready, and neither brings it in, nor keeps it from idling out or
+        giving way: pages and monitors send them all the time. `method` is in upper case.
+        """
+        return method in ("GET", "HEAD", "OPTIONS") and path in self.watched
+
     async def health(self, control: Control) -> Health:
         """Whether it answers requests now. Never wakes it, never counts as activity."""
         raise NotImplementedError
 
     async def busy(self, control: Control) -> bool:
-        """Whether it works on something that the proxy does not see. No answer counts as busy: it is left alone."""
+        """Whether it says that it works on something; asked only where `own_queue` is set.
+
+        An engine that gives no answer counts as busy if it has a queue that only it knows, and is left alone. Where
+        all its work comes as requests it does not: then nothing but a stop helps.
+        """
         return False
 
     async def free(self, control: Control) -> None:
@@ -161,6 +178,17 @@ class Engine:
     async def wake(self, control: Control, level: int, timeout: Seconds) -> None:
         """Wakes it from `level`. Raises EngineRefused."""
         raise EngineRefused(f"{self.kind} cannot sleep")
+
+    async def save_slots(self, control: Control, name: str, timeout: Seconds) -> int:
+        """Has it write its caches to files that begin with `name`; returns how many hold anything.
+
+        Raises EngineRefused when it cannot, and that costs nothing but the caches.
+        """
+        raise EngineRefused(f"{self.kind} keeps no slots")
+
+    async def restore_slots(self, control: Control, name: str, timeout: Seconds) -> int:
+        """Has it take up what `save_slots` wrote; returns how many caches it has again. Raises EngineRefused."""
+        raise EngineRefused(f"{self.kind} keeps no slots")
 
 
 def fields(answer: httpx.Response) -> dict[str, object]:

@@ -1,8 +1,11 @@
 """ComfyUI: renders from a queue of its own and caches weights between prompts.
 
-`POST /free` only sets flags that the prompt worker honours after the running prompt; its 200 proves nothing, and
-`/system_stats` read right after shows the old numbers. It is busy while `/queue` holds anything; its page polls other
-routes all the time, which is not work. (ComfyUI, server.py and main.py)
+Ready when `/system_stats` answers. Busy while `/queue` holds anything; its page polls, and keeps a WebSocket open, all
+the time, which is not work. It cannot sleep; `POST /free` with `unload_models` moves its weights to host memory, where
+the next render finds them (`free_memory` would drop them there, too). How it lies: `/free` only sets flags that the
+prompt worker honours after the running prompt, so its 200 proves nothing, and `/system_stats` read right after shows
+the old numbers; custom nodes keep what they like. About 0.5 GiB, the CUDA context, stays until it exits. Every route
+exists below `/api` as well. (ComfyUI, server.py and main.py)
 """
 
 from __future__ import annotations
@@ -21,6 +24,13 @@ class ComfyUi(Engine):
     frees = True
     own_queue = True
 
+    def only_looks(self, method: str, path: str) -> bool:
+        """All but opening the page, a prompt, and pictures for it: whether it renders is asked of its queue."""
+        bare = path.removeprefix("/api")
+        if method == "POST":
+            return bare != "/prompt" and not bare.startswith("/upload/")
+        return bare != "/"
+
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         return Launch((*command, *listen_on_port(endpoint, "--listen")))
 
@@ -37,4 +47,4 @@ class ComfyUi(Engine):
         return bool(queue["queue_running"] or queue["queue_pending"])
 
     async def free(self, control: Control) -> None:
-        require(await control.post("/free", json={"unload_models": True, "free_memory": True}), "/free")
+        require(await control.post("/free", json={"unload_models": True, "free_memory": False}), "/free")

@@ -1,23 +1,33 @@
 """llama.cpp's `llama-server`: chat, vision and embeddings from a GGUF file.
 
-Health: `GET /health` is 503 while the model loads, 200 after. It listens on a Unix socket when `--host` ends in
-`.sock`; `--port` is always given because its default has moved between releases. (llama.cpp, tools/server/README.md)
+Health: `GET /health` is 503 while the model loads, 200 after. Busy while a slot of `/slots` is processing (501 where
+that is disabled: not known). It listens on a Unix socket when `--host` ends in `.sock`; `--port` is always given
+because its default has moved between releases. It cannot give device memory back while it lives, nor sleep on demand,
+and nothing stays when it exits. With `--slot-save-path` it writes a slot's KV cache to a file, and reads it again:
+answers 501 for one that it cannot write (pictures in it, until mid-2026), and 400 for a file that is not there or does
+not fit. How it lies: some builds read the file and keep nothing of it. (llama.cpp, tools/server/README.md)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aitherd.core.words import Endpoint
-from aitherd.engines.base import Control, Engine, Health, Launch, listen_on_port, probe
+from aitherd.core.words import Endpoint, Seconds
+from aitherd.engines.base import Control, Engine, EngineRefused, Health, Launch, fields, listen_on_port, probe, require
+
+UNFIT = {"save": (501,), "restore": (400, 404, 501)}
+"""Statuses that say that a slot's contents cannot be written, or that there is no file that fits it."""
 
 
 class LlamaServer(Engine):
-    """`llama-server`. It cannot give device memory back while it lives."""
+    """`llama-server`."""
 
     kind = "llama-server"
     speaks_unix = True
     listen_variables = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT")
+    own_queue = True
+    keeps_slots = True
+    watched = frozenset({"/", "/health", "/v1/health", "/props", "/slots", "/metrics", "/models", "/v1/models"})
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         if endpoint.socket is not None:
@@ -26,3 +36,42 @@ class LlamaServer(Engine):
 
     async def health(self, control: Control) -> Health:
         return await probe(control, "/health")
+
+    async def busy(self, control: Control) -> bool:
+        return any(slot.get("is_processing") is True for slot in await self._slots(control))
+
+    async def save_slots(self, control: Control, name: str, timeout: Seconds) -> int:
+        saved = 0
+        for slot in await self._slots(control):
+            if await self._act(control, "save", slot.get("id"), name, timeout):
+                saved += 1
+        return saved
+
+    async def restore_slots(self, control: Control, name: str, timeout: Seconds) -> int:
+        restored = 0
+        for slot in await self._slots(control):
+            if await self._act(control, "restore", slot.get("id"), name, timeout):
+                restored += 1
+        return restored
+
+    async def _slots(self, control: Control) -> list[dict[str, object]]:
+        answer = await control.get("/slots")
+        if answer is None or not answer.is_success:
+            return []
+        try:
+            found = answer.json()
+        except ValueError:
+            return []
+        return [slot for slot in found if isinstance(slot, dict)] if isinstance(found, list) else []
+
+    async def _act(self, control: Control, action: str, slot: object, name: str, timeout: Seconds) -> bool:
+        """Saves or restores one slot; whether there was anything in it."""
+        path = f"/slots/{slot}"
+        body = {"filename": f"{name}-{slot}.bin"}
+        answer = await control.post(path, params={"action": action}, json=body, timeout=timeout)
+        if answer is not None and answer.status_code in UNFIT[action]:
+            return False
+        count = fields(require(answer, f"{path}?action={action}")).get(f"n_{action}d")
+        if not isinstance(count, int):
+            raise EngineRefused(f"{path}?action={action} does not say how much it {action}d")
+        return count > 0

@@ -1,7 +1,10 @@
 """speaches (faster-whisper-server): transcription and speech, with models of its own to load and unload.
 
-`GET /api/ps` lists the loaded models, `DELETE /api/ps/ID` unloads one (409 while it is in use). The CUDA context stays
-until the process exits. It is served by uvicorn, whose options come from `UVICORN_*` as well. (speaches, README)
+Ready when `/health` answers, which says nothing about its models: the first request for one loads it. `GET /api/ps`
+lists the loaded ones, `DELETE /api/ps/ID` unloads one (409 while it is in use, which is all that it tells about being
+busy). It cannot sleep. How it lies: models also go by their own time to live, so that what it holds changes by itself;
+the CUDA context, about 0.4 GiB, stays until it exits. It is served by uvicorn, whose options come from `UVICORN_*` as
+well. (speaches, README)
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ class Speaches(Engine):
     listen_options = ("--host", "--port", "--uds", "--fd")
     listen_variables = ("UVICORN_HOST", "UVICORN_PORT", "UVICORN_UDS", "UVICORN_FD")
     frees = True
+    watched = frozenset({"/health", "/api/ps", "/v1/models", "/v1/audio/models", "/v1/audio/voices", "/v1/registry"})
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         if endpoint.socket is not None:

@@ -1,13 +1,20 @@
 """vLLM's OpenAI server, with sleep mode where the command asks for it.
 
-`/health` looks at the engine but not at sleep: a sleeping server answers 200, so `/is_sleeping` is asked as well.
-`/sleep` and `/wake_up` take their parameters in the query only; `mode=wait` drains instead of aborting. The control
-routes exist only with `VLLM_SERVER_DEV_MODE=1`. Level 1 moves the weights to host memory, level 2 drops them and needs
-`reload_weights` between waking the weights and the KV cache. (vLLM documentation, "Sleep Mode")
+Ready: `/health` looks at the engine but not at sleep: a sleeping server answers 200, so `/is_sleeping` is asked as
+well. Busy: `vllm:num_requests_running` and `_waiting` in `/metrics`. Asleep: `/sleep` and `/wake_up` take their
+parameters in the query only; `mode=wait` drains instead of aborting, where the release knows it, so nothing may be in
+flight anyway. Level 1 moves the weights to host memory, level 2 drops them and needs `reload_weights` between waking
+the weights and the KV cache. The control routes exist only with `VLLM_SERVER_DEV_MODE=1`; without them they answer 404,
+and the model is stopped and started instead. (vLLM documentation, "Sleep Mode")
+
+How it lies: `/sleep` answers 200 and the engine dies of a request that it still had; less comes back than it held; a
+wake without room fails and keeps what it had mapped; a request while it is not fully awake kills it. Killed alone, its
+server process leaves children that hold the device memory: units are killed as whole control groups.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from aitherd.core.words import Endpoint, Seconds
@@ -15,6 +22,16 @@ from aitherd.engines.base import Control, Engine, Health, Launch, Rung, fields, 
 
 CONTEXT_BYTES = 1536 * 2**20
 """Device bytes that stay while asleep until measured: published residues lie between 1.4 and 1.8 GiB."""
+
+SLEEP_MODE = "--enable-sleep-mode"
+LEVEL_1 = (3.0, 3.0)
+"""Seconds to fall asleep and to wake until measured. Published wakes of level 1 take 0.1 to 6 s, 64 GiB about 3 s: it
+is the copy over PCIe."""
+LEVEL_2 = (1.0, 10.0)
+"""The same for level 2: published wakes take 0.8 to 2.6 s without the weights, which are read again, from disk
+perhaps."""
+
+_REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 class Vllm(Engine):
@@ -24,19 +41,21 @@ class Vllm(Engine):
     speaks_unix = True
     listen_options = ("--host", "--port", "--uds")
     quiet_start = True
+    own_queue = True
+    watched = frozenset({"/health", "/ping", "/metrics", "/version", "/load", "/v1/models"})
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
-        environment = {"VLLM_SERVER_DEV_MODE": "1"} if "--enable-sleep-mode" in command else {}
+        environment = {"VLLM_SERVER_DEV_MODE": "1"} if _sleeps(command) else {}
         if endpoint.socket is not None:
             return Launch((*command, "--uds", endpoint.socket), environment)
         return Launch((*command, *listen_on_port(endpoint, "--host")), environment)
 
     def ladder(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[Rung, ...]:
-        if "--enable-sleep-mode" not in command:
+        if not _sleeps(command):
             return ()
         return (
-            Rung(level=1, residue=CONTEXT_BYTES, keeps_weights=True, seconds=3.0, wake=3.0),
-            Rung(level=2, residue=CONTEXT_BYTES, keeps_weights=False, seconds=1.0, wake=10.0),
+            Rung(1, CONTEXT_BYTES, keeps_weights=True, seconds=LEVEL_1[0], wake=LEVEL_1[1]),
+            Rung(2, CONTEXT_BYTES, keeps_weights=False, seconds=LEVEL_2[0], wake=LEVEL_2[1]),
         )
 
     async def health(self, control: Control) -> Health:
@@ -46,6 +65,12 @@ class Vllm(Engine):
             if answer is not None and answer.is_success and fields(answer).get("is_sleeping") is True:
                 return Health.ASLEEP
         return health
+
+    async def busy(self, control: Control) -> bool:
+        answer = await control.get("/metrics")
+        if answer is None or not answer.is_success:
+            return False
+        return any(float(count) > 0 for count in _REQUESTS.findall(answer.text))
 
     async def sleep(self, control: Control, level: int, timeout: Seconds) -> None:
         await self._ask(control, "/sleep", {"level": str(level), "mode": "wait"}, None, timeout)
@@ -62,3 +87,7 @@ class Vllm(Engine):
         self, control: Control, path: str, params: Mapping[str, str], json: object, timeout: Seconds
     ) -> None:
         require(await control.post(path, params=params, json=json, timeout=timeout), path)
+
+
+def _sleeps(command: Sequence[str]) -> bool:
+    return any(word.replace("_", "-") == SLEEP_MODE for word in command)

@@ -1,6 +1,8 @@
 """whisper.cpp's `whisper-server`: transcription from a ggml file; it listens on a port only.
 
-`GET /health` is 503 while the model loads and 200 after. (whisper.cpp, examples/server/README.md)
+`GET /health` is 503 while the model loads and 200 after. It can neither free nor sleep, and does not tell whether it is
+busy: all its work is requests, one after the other. What it holds stays until it exits. Its route is its own: `POST
+/inference`, unless `--inference-path` says otherwise. (whisper.cpp, examples/server/README.md)
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ class WhisperServer(Engine):
     """`whisper-server`. It cannot give device memory back while it lives."""
 
     kind = "whisper-server"
+    watched = frozenset({"/", "/health"})
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         return Launch((*command, *listen_on_port(endpoint, "--host")))

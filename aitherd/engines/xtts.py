@@ -1,6 +1,9 @@
 """XTTS behind `xtts-api-server`: speech; it loads its model before it listens, on a port only.
 
-`--host` and `--port` say where; `GET /speakers_list` answers once it serves. (xtts-api-server, project page)
+`--host` and `--port` say where (`--listen` would mean every address); ready when `GET /speakers_list` answers. It can
+neither free nor sleep, and does not tell whether it is busy: all its work is requests. What it holds stays until it
+exits. How it lies: it says nothing while it downloads its weights, minutes the first time. (xtts-api-server, project
+page)
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ class Xtts(Engine):
     """`python -m xtts_api_server`. It cannot give device memory back while it lives."""
 
     kind = "xtts"
-    listen_options = ("--host", "-hs", "--port", "-p")
+    listen_options = ("--host", "-hs", "--port", "-p", "--listen")
+    watched = frozenset(
+        {"/docs", "/openapi.json", "/speakers", "/speakers_list", "/languages", "/get_folders", "/get_models_list"}
+        | {"/get_tts_settings"}
+    )
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         return Launch((*command, *listen_on_port(endpoint, "--host")))

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -42,11 +42,14 @@ def in_guest(path: Path) -> str:
     return f"/mnt/repo/{path.relative_to(REPOSITORY)}"
 
 
-def machine(name: str, suite: str = SUITE) -> Vm:
-    """A machine whose console and journal end up in `build/machine/NAME/vm` if a test that uses it fails."""
+def machine(name: str, suite: str = SUITE, *, shares: Mapping[str, Path] | None = None) -> Vm:
+    """A machine whose console and journal end up in `build/machine/NAME/vm` if a test that uses it fails.
+
+    `shares` maps mount points to directories of this machine, read-only, beside the repository's.
+    """
     share = ARTEFACTS / name
     share.mkdir(parents=True, exist_ok=True)
-    vm = Vm(suite, share, shares={"/mnt/repo": REPOSITORY})
+    vm = Vm(suite, share, shares={"/mnt/repo": REPOSITORY, **(shares or {})})
     try:
         vm.recipe.ensure()
     except VmUnavailable as error:
@@ -76,6 +79,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def package() -> Path:
     """The package under test."""
     return build_package("1.0.0")
+
+
+@pytest.fixture(scope="session")
+def newer_package() -> Path:
+    """A later build of it, to upgrade to."""
+    return build_package("1.0.1")
 
 
 @pytest.fixture(scope="session")

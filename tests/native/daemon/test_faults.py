@@ -164,3 +164,21 @@ def test_an_engine_that_never_fits_is_not_tried_for_ever(rig: Rig, http: httpx.C
     assert "OutOfMemory" in error(refused)["message"]
     steps = [r["fields"]["step"] for r in rig.records() if r["event"] == "step"]
     assert steps == ["start", "start"]
+
+
+def test_when_another_program_grows_into_the_reserve_the_idle_give_way_and_the_busy_do_not(
+    rig: Rig, gpu: Gpu, http: httpx.Client
+) -> None:
+    rig.model("idle", engine("10 GiB"))
+    rig.model("held", engine("10 GiB"))
+    rig.reload()
+    rig.ctl("start", "idle")
+    rig.ctl("hold", "held")
+    game = gpu.card.foreign(11 * GIB, graphics=True)
+    try:
+        rig.wait_for(lambda: rig.status("idle")["residency"] == "absent", "the idle model to give way")
+        assert rig.status("held")["residency"] == "ready"
+        assert game.poll() is None
+    finally:
+        game.kill()
+        game.communicate()

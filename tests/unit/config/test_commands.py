@@ -25,6 +25,7 @@ EAGER_OR_NOT = '["{0}", "--gpu-memory-utilization", "{1}"]'
         ("comfyui", ("--listen",)),
         ("xtts", ("-hs", "0.0.0.0")),
         ("xtts", ("-p", "80")),
+        ("xtts", ("--listen",)),
         ("whisper-server", ("--port", "80")),
         ("speaches", ("--fd", "3")),
     ],
@@ -48,7 +49,12 @@ def test_options_that_only_look_alike_are_left_alone(words: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize(
     ("engine", "variable"),
-    [("llama-server", "LLAMA_ARG_HOST"), ("speaches", "UVICORN_UDS"), ("speaches", "UVICORN_PORT")],
+    [
+        ("llama-server", "LLAMA_ARG_HOST"),
+        ("speaches", "UVICORN_UDS"),
+        ("speaches", "UVICORN_PORT"),
+        ("ollama", "OLLAMA_HOST"),
+    ],
 )
 def test_an_environment_that_says_where_to_listen_is_refused(etc: Etc, engine: str, variable: str) -> None:
     etc.model("vision", f'[service]\nEnvironment = ["{variable}=x"]\n', engine=f'"{engine}"')
@@ -134,6 +140,24 @@ def test_a_vllm_that_would_take_the_whole_device_draws_a_note(etc: Etc) -> None:
 def test_eager_execution_draws_a_note(etc: Etc) -> None:
     etc.model(engine='"vllm"', command=f'["{etc.program}", "--gpu-memory-utilization", "0.5", "--enforce-eager"]')
     assert etc.note().value == '"--enforce-eager"'
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "wrong"),
+    [
+        ("llama-server", ("--slot-save-path", "/var/cache/aither-engine"), None),
+        ("llama-server", (), "does not say where to"),
+        ("whisper-server", ("--slot-save-path", "/tmp"), "cannot write its caches down"),
+    ],
+)
+def test_caches_are_kept_only_by_an_engine_that_can_and_knows_where(
+    etc: Etc, engine: str, words: tuple[str, ...], wrong: str | None
+) -> None:
+    etc.model(engine=f'"{engine}"', command=str([str(etc.program), *words]), keep_slots="true")
+    if wrong is None:
+        assert etc.loaded().keep_slots
+    else:
+        assert wrong in etc.problem().message
 
 
 def test_the_last_of_repeated_options_counts() -> None:
