@@ -147,7 +147,7 @@ class NoRoute:
 
     why: str
     for_ever: bool
-    """Whether the tier cannot answer such a request at all, whatever the state of its routes."""
+    """Whether none of the tier's routes may or can answer such a request, whatever their state."""
 
 
 def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRoute:
@@ -174,12 +174,11 @@ def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRout
             if reason:
                 skipped.append(reason)
         else:
+            for_ever = False
             local = snapshot.locals[entry.model]
             if local.never:
                 skipped.append(local.never)
-                continue
-            for_ever = False
-            if local.failed or (local.ready and local.circuit is State.OPEN):
+            elif local.failed or (local.ready and local.circuit is State.OPEN):
                 skipped.append(local.failed or f"{entry.model} does not answer")
             elif local.ready:
                 now.append(Candidate(entry, Action.USE, "ready"))
