@@ -13,6 +13,7 @@ import uvloop
 
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.proxy.limits import Limits
+from aitherd.proxy.routing import Routing
 from aitherd.proxy.server import Proxy
 from tests.native.proxy.fleet import Fleet
 from tests.native.proxy.wires import Client, Engine, Script, echo
@@ -58,9 +59,9 @@ class House:
         )
         return engine
 
-    async def open(self, limits: Limits | None = None) -> None:
-        """Starts a proxy, the first time or with other limits."""
-        proxy = Proxy(self.fleet, limits)
+    async def open(self, limits: Limits | None = None, routing: Routing | None = None) -> None:
+        """Starts a proxy, the first time or with other limits or tiers."""
+        proxy = Proxy(self.fleet, limits, routing)
         self.path = self.directory / f"proxy{len(self.proxies)}.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))
