@@ -13,7 +13,7 @@ from aitherd.core.words import Seconds
 FAILURES = 3
 """In a row, that open a circuit."""
 SUCCESSES = 2
-"""Of probes in a row, that close one: what answers once between two failures does not flap."""
+"""Of probes in a row, after which a request may try at once: what answers now and then is not believed."""
 PAUSE: Seconds = 5.0
 """From the opening until somebody may try again."""
 PAUSE_MAX: Seconds = 60.0
@@ -66,17 +66,16 @@ class Circuit:
         self.trying = False
 
     def succeeded(self, *, probe: bool = False) -> None:
-        """A request was answered, or a probe was. One request closes the circuit; probes do so in a row."""
-        self.failures = 0
-        if not probe:
-            self.trying = False
-        if not self.opened:
+        """A request was answered, which closes the circuit; or a probe was, of which a few let a request try."""
+        if probe:
+            self.successes += 1
+            if self.opened and self.successes >= SUCCESSES:
+                self.until = 0.0
             return
-        self.successes += 1
-        if not probe or self.successes >= SUCCESSES:
-            self.opened = self.trying = False
-            self.pause = PAUSE
-            self.reason = ""
+        self.failures = 0
+        self.opened = self.trying = False
+        self.pause = PAUSE
+        self.reason = ""
 
     def failed(self, now: Seconds, reason: str, *, jitter: float = 0.0) -> None:
         """A request or a probe failed. `jitter` (0 to 1) lengthens the pause by up to a quarter of it."""

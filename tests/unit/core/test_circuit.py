@@ -51,14 +51,22 @@ def test_a_try_whose_client_left_leaves_room_for_the_next() -> None:
     assert circuit.state(PAUSE) is State.HALF_OPEN
 
 
-def test_one_good_probe_between_bad_ones_does_not_close_it() -> None:
+def test_good_probes_in_a_row_let_a_request_try_at_once() -> None:
     circuit = opened()
     circuit.succeeded(probe=True)
     circuit.failed(1.0, "refused")
     circuit.succeeded(probe=True)
-    assert circuit.opened
+    assert circuit.state(1.0) is State.OPEN
     circuit.succeeded(probe=True)
-    assert circuit.state(1.0) is State.CLOSED
+    assert circuit.state(1.0) is State.HALF_OPEN
+
+
+def test_a_probe_does_not_speak_for_requests_that_fail() -> None:
+    circuit = Circuit()
+    for _ in range(FAILURES):
+        circuit.failed(0.0, "500")
+        circuit.succeeded(probe=True)
+    assert circuit.state(0.0) is State.OPEN
 
 
 def test_requests_that_were_on_their_way_do_not_lengthen_the_pause() -> None:
