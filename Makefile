@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format generate schema bench deb clean
+.PHONY: help venv demo test contract check format generate schema bench deb clean
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.complete
@@ -11,6 +11,9 @@ STAMP := .venv/.complete
 SUITE ?= trixie
 # More for pytest (`make test ARGS='tests/unit -k ledger'`), and which benchmarks to run (`make bench ONLY=proxy,policy`).
 ARGS ?=
+# A model server that runs already, for `make contract`: its kind and its address, http://127.0.0.1:PORT or unix:/PATH.
+ENGINE ?=
+URL ?=
 ONLY ?=
 
 # A private service manager with its bus and journal, and the C compiler for the NVML test library.
@@ -21,6 +24,7 @@ DEB := git dpkg-dev debhelper lintian xz-utils
 help:
 	@echo "make demo      the main story, told by real parts on this machine"
 	@echo "make test      unit, native and machine tests (ARGS=... for pytest)"
+	@echo "make contract  what aitherd takes engines to be, against stand-ins, or a server (ENGINE=vllm URL=...)"
 	@echo "make check     formatting, lint, types, import direction, generated files"
 	@echo "make bench     the benchmarks and what they are held against (ONLY=proxy,policy,...)"
 	@echo "make deb       build/aitherd_VERSION_amd64.deb (SUITE=trixie, forky or noble)"
@@ -42,6 +46,10 @@ demo: venv
 test: venv
 	@packaging/require $(NATIVE) $(MACHINE) $(DEB)
 	$(PYTHON) -m pytest $(ARGS)
+
+contract: venv
+	@packaging/require mmdebstrap gcc libc6-dev
+	CONTRACT_ENGINE=$(ENGINE) CONTRACT_URL=$(URL) $(PYTHON) -m pytest $(ARGS) tests/contract
 
 check: venv
 	$(PYTHON) -m ruff format --check

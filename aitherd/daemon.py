@@ -25,6 +25,7 @@ from aitherd.bus.service import BusService
 from aitherd.conductor.books import Clock
 from aitherd.conductor.conductor import Conductor
 from aitherd.conductor.launch import Host
+from aitherd.conductor.leases import descriptors
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.store import Store
 from aitherd.config import Fleet, Problem, Settings, directories, load
@@ -89,14 +90,15 @@ class Daemon:
                 store=Store(state_directory(user)),
                 last_line=journal.last_line,
             )
-            await conductor.open(self._faults)
+            passed = notify.listen_sockets()
+            await conductor.open(self._faults, descriptors(passed))
             proxy = Proxy(conductor, limits(conductor.fleet.settings))
-            await proxy.serve(list(proxy_sockets(user)))
+            await proxy.serve(list(proxy_sockets(user, passed)))
 
             async def reload() -> None:
                 self._reload(conductor)
 
-            service = BusService(bus, conductor, records, reload, Authority(bus, user=user))
+            service = BusService(bus, conductor, conductor.leasing, records, reload, Authority(bus, user=user))
             await service.start()
             conductor.subscribe(lambda _: self._changed.set())
             self._on_signals(conductor)
@@ -223,11 +225,10 @@ def state_directory(user: bool) -> Path:
     return Path(base if user else "/var/lib") / "aither"
 
 
-def proxy_sockets(user: bool) -> Iterable[socket.socket]:
-    """The listening sockets that systemd passed; started by hand, one made here."""
-    passed = [listening for listeners in notify.listen_sockets().values() for listening in listeners]
-    if passed:
-        return passed
+def proxy_sockets(user: bool, passed: Mapping[str, list[socket.socket]]) -> Iterable[socket.socket]:
+    """The listening sockets among those that systemd passed; started by hand, one made here."""
+    if given := [listening for listeners in passed.values() for listening in listeners]:
+        return given
     path = Path(runtime_directory(user)) / "aither" / "aither.sock"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)

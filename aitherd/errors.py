@@ -87,6 +87,18 @@ class Stopped(AitherError):
     status, code, dbus_name = 503, "model_stopped", "Stopped"
 
 
+class InvalidLease(AitherError):
+    """What was asked for is no lease: its size, its device or its duration."""
+
+    status, code, dbus_name = 400, "invalid_lease", "InvalidLease"
+
+
+class UnknownLease(AitherError):
+    """No lease has that id, or it has ended."""
+
+    status, code, dbus_name = 404, "lease_not_found", "NoSuchLease"
+
+
 class ShuttingDown(AitherError):
     """The daemon is going away."""
 

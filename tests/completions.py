@@ -40,12 +40,12 @@ def _options(of: argparse.ArgumentParser, *, common: bool = False) -> Sequence[a
 
 
 def _arguments(command: argparse.ArgumentParser) -> str:
-    """What a command takes besides options: `models`, `directories`, words to choose from, or nothing."""
+    """What a command takes besides options: `models`, `directories`, `commands`, words to choose from, or nothing."""
     for one in command._actions:
         if one.choices:
             return " ".join(one.choices)
         if not one.option_strings:
-            return "directories" if one.dest == "directory" else "models"
+            return {"directory": "directories", "argv": "commands"}.get(one.dest, "models")
     return ""
 
 
@@ -77,6 +77,8 @@ def _zsh() -> Iterator[str]:
             words.append("'*:model:_aitherctl_models'")
         elif arguments == "directories":
             words.append("'*:directory:_files -/'")
+        elif arguments == "commands":
+            words.append("'*::command:_normal'")
         elif arguments:
             words.append(f"'1:kind:({arguments})'")
         yield f"        {name}) _arguments $options {' '.join(words)}".rstrip() + " ;;\n"
@@ -115,6 +117,8 @@ def _fish() -> Iterator[str]:
             yield _fish_line(condition, _fish_option(one), _help(one))
         arguments = _arguments(command)
         functions = {"models": "(__aitherctl_models)", "directories": "(__fish_complete_directories)"}
+        if arguments == "commands":
+            arguments = "(__fish_complete_subcommand)"
         if arguments:
             yield _fish_line(condition, f"-a '{functions.get(arguments, arguments)}'", "")
 

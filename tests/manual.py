@@ -188,7 +188,8 @@ def _command(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
 def _word(action: argparse.Action) -> str:
     """One argument in a synopsis."""
     if action.option_strings:
-        return f"[{_option(action, action.option_strings[0])}]"
+        word = _option(action, action.option_strings[0])
+        return word if action.required else f"[{word}]"
     word = "|".join(map(literal, action.choices)) if action.choices else f"\\fI{action.metavar}\\fR"
     many = {"*": f"[{word} ...]", "+": f"{word} ...", "?": f"[{word}]"}
     return many.get(str(action.nargs), word)

@@ -21,7 +21,9 @@ from aitherd.core.words import Seconds
 TURN: Seconds = 0.05
 """Changes are collected for this long."""
 TRAFFIC_INTERVAL: Seconds = 0.5
-TRAFFIC = frozenset({"InFlight", "Waiting", "Busy", "LastUsed", "StopsAt", "MeasuredBytes", "Free", "Foreign"})
+TRAFFIC = frozenset(
+    {"InFlight", "Waiting", "Busy", "LastUsed", "StopsAt", "MeasuredBytes", "Free", "Foreign", "Leases"}
+)
 NOISE = {"StopsAt": 500_000}
 """Differences up to this are none: the instant is computed from two clocks (microseconds)."""
 

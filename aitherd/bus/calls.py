@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from sdbus import SdBus, SdBusBaseError, get_current_message
+from sdbus import DbusFailedError, SdBus, SdBusBaseError, SdBusUnmappedMessageError, get_current_message
 from sdbus.sd_bus_internals import SdBusMessage
 
 from aitherd.bus.authority import Action, Authority
@@ -74,6 +74,19 @@ class Calls:
         if task.cancelled():
             raise refusal(ShuttingDown("aitherd is going away", remedy="try again") if self._closing else ended)
         return self._outcome(task)
+
+    async def pid_of(self, sender: str) -> int:
+        """The process behind a unique name, as the broker knows it: a caller cannot say that it is another one.
+
+        Raises Stopped when it is not on the bus any more.
+        """
+        call = self._bus.new_method_call_message(BROKER, BROKER_PATH, BROKER, "GetConnectionUnixProcessID")
+        call.append_data("s", sender)
+        try:
+            (pid,) = (await self._bus.call_async(call)).parse_to_tuple()
+        except (DbusFailedError, SdBusUnmappedMessageError) as error:
+            raise Stopped("the caller left before it was done") from error
+        return int(pid)
 
     async def close(self) -> None:
         """Cancels the work; returns when every caller has an answer. Calls that come later are refused."""

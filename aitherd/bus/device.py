@@ -51,7 +51,7 @@ class DeviceObject(Announced, interface_name=DEVICE):
 
     @dbus_property_async("a(sut)", flags=DbusPropertyEmitsChangeFlag, property_name="Foreign")
     def foreign(self) -> list[tuple[str, int, int]]:
-        """Who holds memory without being one of our units: name, PID, bytes; the largest first."""
+        """Who holds memory without being one of our units or having a lease: name, PID, bytes; the largest first."""
         return claims(self.view)
 
     @dbus_property_async("b", flags=DbusPropertyEmitsChangeFlag, property_name="Fresh")

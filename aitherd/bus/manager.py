@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
@@ -13,6 +14,7 @@ from sdbus import (
     DbusUnprivilegedFlag,
     dbus_method_async,
     dbus_property_async,
+    get_current_message,
 )
 
 from aitherd import __version__
@@ -21,8 +23,8 @@ from aitherd.bus.authority import Action
 from aitherd.bus.calls import Calls
 from aitherd.bus.names import MANAGER, model_path
 from aitherd.bus.refusals import refusal
-from aitherd.bus.values import Variant, plan_json, record, text
-from aitherd.conductor.operations import ModelStatus, Operations
+from aitherd.bus.values import LeaseRow, Variant, lease, plan_json, record, text
+from aitherd.conductor.operations import Grant, Leasing, ModelStatus, Operations
 from aitherd.conductor.records import Records
 from aitherd.errors import UnknownModel
 
@@ -36,10 +38,16 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
     INTERFACE = MANAGER
 
     def __init__(
-        self, operations: Operations, records: Records, reload: Callable[[], Awaitable[None]], calls: Calls
+        self,
+        operations: Operations,
+        leasing: Leasing,
+        records: Records,
+        reload: Callable[[], Awaitable[None]],
+        calls: Calls,
     ) -> None:
         super().__init__()
         self._operations = operations
+        self._leasing = leasing
         self._records = records
         self._reload = reload
         self._calls = calls
@@ -85,6 +93,47 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
     async def plan(self, model: str) -> str:
         """What bringing the model in would do now and cost, or why it cannot be done, as JSON. Changes nothing."""
         return plan_json(await self._calls.run(partial(self._operations.plan, self._resolve(model))))
+
+    @dbus_method_async(
+        "tssu",
+        "hss",
+        input_args_names=("bytes", "device", "purpose", "seconds"),
+        result_args_names=("descriptor", "lease", "device"),
+        flags=DbusUnprivilegedFlag,
+        method_name="AcquireLease",
+    )
+    async def acquire_lease(self, count: int, device: str, purpose: str, seconds: int) -> tuple[int, str, str]:
+        """Claims device memory for the calling process and makes room for it; call without a timeout.
+
+        An empty device means any. The lease ends when every copy of the descriptor is closed, after so many seconds (0:
+        never), or by ReleaseLease; the descriptor then reads as closed. A caller that leaves the bus while it waits
+        asks no more.
+        """
+        sender = get_current_message().sender or ""
+
+        async def work() -> Grant:
+            pid = await self._calls.pid_of(sender)
+            return await self._leasing.acquire(count, device or None, purpose, pid, float(seconds))
+
+        grant = await self._calls.run(work, Action.LEASE, withdraw=True)
+        # The reply has a copy by then. The holder's must be the only ones.
+        asyncio.get_running_loop().call_soon(grant.descriptor.close)
+        return grant.descriptor.fileno(), grant.id, grant.device
+
+    @dbus_method_async("s", input_args_names=("lease",), flags=DbusUnprivilegedFlag, method_name="ReleaseLease")
+    async def release_lease(self, id: str) -> None:
+        """Ends a lease. Its holder is not ended: what it goes on using is foreign from then on."""
+        await self._calls.run(partial(self._leasing.release, id), Action.LEASE)
+
+    @dbus_method_async(
+        result_signature="a(sbsttsutts)",
+        result_args_names=("leases",),
+        flags=DbusUnprivilegedFlag,
+        method_name="ListLeases",
+    )
+    async def list_leases(self) -> list[LeaseRow]:
+        """As the property Leases."""
+        return self.leases_now()
 
     @dbus_method_async(flags=DbusUnprivilegedFlag, method_name="Reload")
     async def reload(self) -> None:
@@ -147,6 +196,17 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
     def problems(self) -> list[str]:
         """What keeps the daemon from doing its work, for people."""
         return [text(problem) for problem in self._operations.problems()]
+
+    @dbus_property_async("a(sbsttsutts)", flags=DbusPropertyEmitsChangeFlag, property_name="Leases")
+    def leases(self) -> list[LeaseRow]:
+        """Id, whether it is still waited for, device, bytes promised, bytes used, purpose, PID of its holder, since,
+        end (0: with its holder only), what is being done if it is waited for. Instants in microseconds of Unix time.
+        """
+        return self.leases_now()
+
+    def leases_now(self) -> list[LeaseRow]:
+        """The value of both."""
+        return [lease(one) for one in self._leasing.list()]
 
     def _resolve(self, name: str) -> str:
         try:

@@ -21,7 +21,7 @@ from aitherd.bus.device import DeviceObject
 from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
 from aitherd.bus.names import BUS_NAME, ROOT, device_path, model_path
-from aitherd.conductor.operations import Operations
+from aitherd.conductor.operations import Leasing, Operations
 from aitherd.conductor.records import Records
 from aitherd.errors import HostFailure
 
@@ -37,6 +37,7 @@ class BusService:
         self,
         bus: SdBus,
         operations: Operations,
+        leasing: Leasing,
         records: Records,
         reload: Callable[[], Awaitable[None]],
         authority: Authority,
@@ -45,7 +46,7 @@ class BusService:
         self._bus = bus
         self._operations = operations
         self._calls = Calls(bus, authority)
-        self._manager = ManagerObject(operations, records, self._reloaded, self._calls)
+        self._manager = ManagerObject(operations, leasing, records, self._reloaded, self._calls)
         self._reload = reload
         self._announcer = Announcer(self._begin_turn)
         self._models: dict[str, ModelObject] = {}

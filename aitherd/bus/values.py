@@ -6,11 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from aitherd.conductor.operations import Lease
 from aitherd.conductor.records import Record
 from aitherd.core.words import Claim, DeviceView, Endpoint, Plan, Refusal, Seconds
 
 Variant: TypeAlias = tuple[str, Any]
 """A signature and a value of that type."""
+
+LeaseRow: TypeAlias = tuple[str, bool, str, int, int, str, int, int, int, str]
+"""The `(sbsttsutts)` of Leases."""
 
 INT64 = range(-(2**63), 2**63)
 UINT32_MAX = 2**32 - 1
@@ -37,8 +41,25 @@ def claim(value: Claim) -> tuple[str, int, int]:
 
 
 def claims(device: DeviceView) -> list[tuple[str, int, int]]:
-    """Those who hold bytes of a device without being ours, largest first."""
-    return [claim(one) for one in sorted(device.foreign, key=lambda one: (-one.bytes, one.pid))]
+    """Those who hold bytes of a device without being ours or using a lease, largest first."""
+    foreign = [one for one in device.foreign if not one.holder]
+    return [claim(one) for one in sorted(foreign, key=lambda one: (-one.bytes, one.pid))]
+
+
+def lease(value: Lease) -> LeaseRow:
+    """A lease: see the property Leases."""
+    return (
+        value.id,
+        value.waiting,
+        text(value.device),
+        value.bytes,
+        value.used,
+        text(value.purpose),
+        value.pid,
+        usec(value.since),
+        usec(value.ends),
+        text(value.stage),
+    )
 
 
 def variant(value: object) -> Variant:

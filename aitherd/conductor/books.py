@@ -29,9 +29,11 @@ from aitherd.core.words import (
     ResidencyClass,
     Seconds,
     SleepLevel,
+    format_seconds,
 )
 from aitherd.engines import engine
 from aitherd.engines.base import Engine
+from aitherd.errors import BackingOff
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class Book:
     """Set when nobody wants it stopped any more."""
     waiters: deque[Waiter] = field(default_factory=deque)
 
+    worked: bool = False
+    """It did something since its engine started, so that its bytes show what it needs."""
     free_useless: bool = False
     """`free` gave nothing back since the model became ready, or since it was last used."""
     sleep_broken: bool = False
@@ -195,7 +199,7 @@ class Book:
         self.level = 0
         self.invocation = ""
         self.control_group = ""
-        self.free_useless = self.sleep_broken = self.engine_busy = False
+        self.worked = self.free_useless = self.sleep_broken = self.engine_busy = False
         self.error = self.refusal = ""
         self.died.clear()
 
@@ -234,6 +238,7 @@ class Book:
         self.frequency = 1.0 + self.frequency * 0.5 ** ((now - self.last_used) / DEFAULTS.half_life)
         self.last_used = now
         self.in_flight += 1
+        self.worked = True
         self.free_useless = False
         self.idle.clear()
         self.used(self.name)
@@ -270,6 +275,17 @@ class Book:
                 wake=self.learned.wake_seconds(rung.level, rung.wake),
             )
             for rung in self.engine.ladder(self.model.command, {})
+        )
+
+    def backing_off(self) -> BackingOff | None:
+        """What a request is told while the model is not tried again yet; None when it is."""
+        left = self.retry_at - self.clock.monotonic()
+        if self.residency is not Residency.FAILED or left <= 0:
+            return None
+        return BackingOff(
+            f"{self.name} failed and is tried again in {format_seconds(left)}: {self.error}",
+            remedy=f"aitherctl start {self.name} tries at once",
+            retry_after=left,
         )
 
     def idles_out(self) -> bool:

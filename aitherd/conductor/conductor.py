@@ -7,6 +7,7 @@ in `adoption.py`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 import structlog
 
 from aitherd.conductor import demand
-from aitherd.conductor.adoption import adopt
+from aitherd.conductor.adoption import Adoption
 from aitherd.conductor.books import Book, Claim, Clock
+from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
-from aitherd.conductor.launch import Host, model_unit
+from aitherd.conductor.launch import Host
 from aitherd.conductor.meter import Meter, Sampler
+from aitherd.conductor.model_units import ModelUnits
 from aitherd.conductor.observer import Observer
 from aitherd.conductor.operations import ModelStatus
 from aitherd.conductor.records import Event, Records
@@ -37,13 +40,12 @@ from aitherd.core.words import (
     Residency,
     ResidencyClass,
     Seconds,
-    format_seconds,
+    World,
 )
 from aitherd.engines.base import Control
 from aitherd.errors import (
     AitherError,
     AlwaysHeld,
-    BackingOff,
     HostFailure,
     Stopped,
     UnknownModel,
@@ -52,6 +54,7 @@ from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
 NO_FAULTS: Mapping[str, str] = MappingProxyType({})
+NO_LEASES: Mapping[str, socket.socket] = MappingProxyType({})
 
 
 class Conductor:
@@ -75,6 +78,7 @@ class Conductor:
         self.clock = clock
         self.records = records
         self.systemd = systemd
+        self._units = ModelUnits(systemd)
         self.books: dict[str, Book] = {}
         self._catalogue = Catalogue(fleet.names)
         self._store = store
@@ -82,14 +86,22 @@ class Conductor:
         self._log = structlog.get_logger("aitherd")
         self.faults: Mapping[str, str] = NO_FAULTS
         self._listeners: list[Callable[[str], None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.leasing = Granting(clock, records, self._world, self._save, lambda: self._changed(""))
         self.meter = Meter(
-            sampler, clock, records, lambda: self.fleet.settings, self.books.values, lambda: self._changed(""), memory
+            sampler,
+            clock,
+            records,
+            lambda: self.fleet.settings,
+            self.books.values,
+            lambda: self._changed(""),
+            self.leasing.leases,
+            memory,
         )
         self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
         self.scheduler = Scheduler(
-            self.books, self.meter, self.steps, self.rise, records, clock, lambda: self.fleet.settings
+            self.books, self.meter, self.steps, self.rise, self.leasing, records, clock, lambda: self.fleet.settings
         )
         self.observer = Observer(
             self.books,
@@ -104,16 +116,29 @@ class Conductor:
             clock=clock,
         )
 
+        self.adoption = Adoption(
+            self.books,
+            systemd=systemd,
+            meter=self.meter,
+            rise=self.rise,
+            records=records,
+            connect=connect,
+            resume=self.scheduler.resume,
+        )
+
     # --- life ----------------------------------------------------------------------------------------------------
 
-    async def open(self, faults: Mapping[str, str] = NO_FAULTS) -> None:
+    async def open(
+        self, faults: Mapping[str, str] = NO_FAULTS, leases: Mapping[str, socket.socket] = NO_LEASES
+    ) -> None:
         """Measures, makes the books and takes over what runs; afterwards the operations may be called.
 
         `faults` say why configured models had to be left out, by name: problems until a configuration without errors
-        is applied. What runs of them is left alone.
+        is applied. What runs of them is left alone. `leases` are the descriptors that the service manager kept, by id.
         Raises ConfigurationRefused when the essential models do not fit the devices.
         """
         self.faults = faults
+        self.leasing.leases.restore(self._state.leases, leases)
         await self.meter.measure()
         self.fleet = fitted(self.fleet, self.meter.totals)
         for model in self.fleet.models.values():
@@ -121,7 +146,7 @@ class Conductor:
         self.systemd.watch(self.observer.unit_changed)
         before = self._state
         self._state = State(learned=before.learned)
-        active = await adopt(self, before.levels)
+        active = await self.adoption.adopt(before.levels, faults)
         # A hold whose unit was stopped and whose engine is gone ended while no daemon was there.
         held = active | {name for name in before.held if name in self.books and self.books[name].alive}
         for book in self.books.values():
@@ -138,6 +163,7 @@ class Conductor:
                 group.create_task(self.observer.run(self._save), name="observer")
         finally:
             self._save()
+            self.leasing.close()
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
@@ -150,7 +176,8 @@ class Conductor:
         self.fleet = fleet = fitted(fleet, self.meter.totals)
         if self.faults:
             self.faults = NO_FAULTS
-            self._background(self._adopt_mended())
+            # What runs of models whose files could not be read when the daemon started.
+            self._background(self.adoption.adopt({}, NO_FAULTS))
         self._catalogue = Catalogue(fleet.names)
         for model in fleet.models.values():
             book = self.books.get(model.name)
@@ -186,13 +213,8 @@ class Conductor:
         claim = self.try_use(model)
         if claim is not None:
             return claim
-        left = book.retry_at - self.clock.monotonic()
-        if book.residency is Residency.FAILED and left > 0:
-            raise BackingOff(
-                f"{model} failed and is tried again in {format_seconds(left)}: {book.error}",
-                remedy=f"aitherctl start {model} tries at once",
-                retry_after=left,
-            )
+        if (error := book.backing_off()) is not None:
+            raise error
         if not book.waiters:
             self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
         bound = self.fleet.settings.wait if timeout is None else timeout
@@ -308,6 +330,9 @@ class Conductor:
         for listener in self._listeners:
             listener(name)
 
+    def _world(self) -> World:
+        return self.scheduler.world()
+
     def _used(self, name: str) -> None:
         self.scheduler.used()
         for listener in self._listeners:
@@ -331,30 +356,15 @@ class Conductor:
         self._save()
         self._changed(book.name)
         # Active means held, however the hold came about. When the unit itself asked, this joins its running job.
-        self._background(self._unit_job(self.systemd.start_unit(model_unit(book.name)), book.name))
+        self._background(self._units.hold(book))
 
     def _let_go(self, book: Book) -> None:
         if book.held:
             book.held = False
             self.records.add(Event.RELEASED, f"{book.name} is no longer held", model=book.name)
             self._changed(book.name)
-            self._background(self._leave(book))
+            self._background(self._units.let_go(book))
         self._save()
-
-    async def _leave(self, book: Book) -> None:
-        """Takes the model unit out of `active`."""
-        book.unit_leaving = True
-        try:
-            await self._unit_job(self.systemd.stop_unit(model_unit(book.name)), book.name)
-        finally:
-            book.unit_leaving = False
-
-    async def _unit_job(self, job: Coroutine[Any, Any, None], model: str) -> None:
-        try:
-            await job
-        except HostFailure as error:
-            # A model file that systemd has not been told of yet has no unit: daemon-reload makes it.
-            self._log.debug("the model unit does not follow", aither_model=model, problem=str(error))
 
     async def _hold_again(self, book: Book) -> None:
         """Takes up a hold that an earlier daemon had."""
@@ -362,10 +372,6 @@ class Conductor:
             await self.hold(book.name)
         except AitherError as error:
             self._log.warning("a model that was held is not up", aither_model=book.name, problem=str(error))
-
-    async def _adopt_mended(self) -> None:
-        """Takes over what runs of models whose files could not be read when the daemon started."""
-        await adopt(self, {})
 
     async def _retire(self, book: Book) -> None:
         if book.alive:
@@ -378,14 +384,15 @@ class Conductor:
         self._state.held = frozenset(book.name for book in self.books.values() if book.held)
         self._state.levels = {book.name: book.level for book in self.books.values() if book.level}
         self._state.stopped = frozenset(book.name for book in self.books.values() if book.stopped_by_person)
+        self._state.leases = self.leasing.leases.kept
         self._store.save(self._state)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _background(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("a background task ended unexpectedly", exc_info=error)

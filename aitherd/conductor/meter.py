@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.leases import Leases
 from aitherd.conductor.records import Event, Records
 from aitherd.config import Settings
 from aitherd.core.ledger import Accounts, Sample, account, implausible
@@ -49,10 +50,12 @@ class Meter:
         settings: Callable[[], Settings],
         books: Callable[[], Iterable[Book]],
         changed: Callable[[], None],
+        leases: Leases,
         memory: Callable[[], HostMemory] = host_memory,
     ) -> None:
         self._sampler = sampler
         self._memory = memory
+        self._leases = leases
         self._clock = clock
         self._records = records
         self._settings = settings
@@ -95,7 +98,9 @@ class Meter:
             for device, count in book.lost.items():
                 lost[device] = lost.get(device, 0) + count
         groups = {book.name: book.control_group for book in books if book.control_group}
-        accounts = account(sample, groups, self._settings().reserve, lost, ())
+        leases = self._leases.claims()
+        kin = self._leases.kin(process.pid for device in sample.devices for process in device.processes)
+        accounts = account(sample, groups, self._settings().reserve, lost, leases, kin)
         self.accounts = replace(accounts, devices={**accounts.devices, HOST: self._host()})
         for book in books:
             measured = self.accounts.measured.get(book.name, {})

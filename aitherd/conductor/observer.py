@@ -56,6 +56,8 @@ class Observer:
         self._moving = moving
         self._let_go = let_go
         self._background = background
+        self._asking: set[str] = set()
+        """Models whose engines are being asked whether they still work."""
 
     async def run(self, measured: Callable[[], None]) -> None:
         """Measures at intervals until cancelled; calls `measured` each time."""
@@ -72,6 +74,9 @@ class Observer:
             for book in self._books.values():
                 if book.residency is Residency.READY and book.measured:
                     book.learned.observe_footprint(sum(book.measured.values()))
+                if book.engine_busy and book.residency is Residency.READY and book.name not in self._asking:
+                    self._asking.add(book.name)
+                    self._background(self._ask_again(book))
                 if self._is_back(book, accounts):
                     self._records.add(Event.RETURNED, f"the bytes of {book.name} are back", model=book.name)
                     self.found(book)
@@ -105,6 +110,13 @@ class Observer:
         if book.residency is not Residency.QUARANTINED or book.lost_since is None or self._meter.problem:
             return False
         return not outstanding(book.lost_since, accounts, book.name, book.lost)
+
+    async def _ask_again(self, book: Book) -> None:
+        """An engine that said that it works on something of its own does not say when it is done."""
+        try:
+            await self._steps.refresh_busy(book)
+        finally:
+            self._asking.discard(book.name)
 
     async def _look_at(self, book: Book) -> None:
         """Whether the engine of a model that should be alive still is."""

@@ -5,6 +5,7 @@ The proxy and the bus depend on this file only, so that one set of operations se
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,6 +66,67 @@ class Use(Protocol):
 
     def release(self) -> None:
         """Ends the claim. Calling it again does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Device bytes that an outside program holds, or waits for."""
+
+    id: str
+    purpose: str
+    bytes: Bytes
+    """What is promised."""
+    device: DeviceId
+    """Empty while it waits for any."""
+    used: Bytes
+    """What its holder, with its descendants, uses of it now."""
+    pid: int
+    """Of its holder."""
+    since: Seconds
+    """Unix time at which it was granted, or asked for while it waits."""
+    ends: Seconds
+    """Unix time; 0 when it ends with its holder only."""
+    waiting: bool = False
+    """Not granted yet."""
+    stage: str = ""
+    """While it waits, for a person: what is done for it, or why nothing can be done now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease that has just been granted."""
+
+    id: str
+    device: DeviceId
+    descriptor: socket.socket
+    """The holder's end; the receiver owns it. When all copies of it are closed the lease has ended; when the lease ends
+    otherwise it reads as closed."""
+
+
+class Leasing(Protocol):
+    """Leases of device bytes by outside programs."""
+
+    async def acquire(
+        self,
+        count: Bytes,
+        device: DeviceId | None,
+        purpose: str,
+        pid: int,
+        seconds: Seconds = 0.0,
+        timeout: Seconds | None = None,
+    ) -> Grant:
+        """A lease of `count` bytes on `device`, None for any, for the process `pid`; room is made as for a model.
+
+        It lasts `seconds`, or as long as its descriptor is open if 0. `timeout` bounds the wait in seconds, None does
+        not. Cancelling the call withdraws the demand. Raises InvalidLease, CannotFit with the sum, DeviceBlind,
+        QueueFull, WaitedTooLong or ShuttingDown.
+        """
+
+    async def release(self, id: str) -> None:
+        """Ends a lease; its holder's descriptor reads as closed. Raises UnknownLease."""
+
+    def list(self) -> tuple[Lease, ...]:
+        """Leases in force, then those that are waited for, oldest first."""
 
 
 class Operations(Protocol):

@@ -7,14 +7,14 @@ they stay few and named alike.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import structlog
 
-from aitherd.core.words import Seconds
+from aitherd.core.words import Plan, Refusal, Seconds, Step, format_bytes
 
 KEPT = 1000
 """How many records are kept in memory."""
@@ -43,6 +43,10 @@ class Event(StrEnum):
     ADOPTED = "adopted"
     HELD = "held"
     RELEASED = "released"
+    LEASED = "leased"
+    """An outside program was granted device bytes."""
+    ENDED = "ended"
+    """A lease has ended, or is waited for no more."""
     DEVICE = "device"
     """A device became measurable, or stopped being so."""
     CONFIGURATION = "configuration"
@@ -82,6 +86,31 @@ class Records:
         self._kept.append(Record(self._clock(), event, model, message, fields))
         write = self._log.error if event in ERRORS else self._log.warning if event in WARNINGS else self._log.info
         write(message, aither_event=str(event), aither_model=model, **fields)
+
+    def add_plan(self, purpose: str, plan: Plan, steps: Sequence[Step], *, model: str = "", **fields: Any) -> None:
+        """What will be done. `steps` are those that are still to be carried out; `purpose` begins the sentence."""
+        shown = [f"{step.verb} {step.model}" for step in steps]
+        self.add(
+            Event.PLAN,
+            f"{purpose}: {', then '.join(shown)}: {plan.why}",
+            model=model,
+            steps=shown,
+            seconds=round(plan.seconds, 3),
+            spare=dict(plan.spare),
+            **fields,
+        )
+
+    def add_refusal(self, what: str, refusal: Refusal, *, model: str = "", **fields: Any) -> None:
+        """Why nothing can be done; `what` begins the sentence."""
+        self.add(
+            Event.REFUSED,
+            f"{what}: {refusal.why}",
+            model=model,
+            kind=str(refusal.kind),
+            missing=refusal.missing,
+            holders=[f"{holder.name} {format_bytes(holder.bytes)} ({holder.why})" for holder in refusal.holders],
+            **fields,
+        )
 
     def latest(self, model: str | None = None) -> tuple[Record, ...]:
         """The records kept, oldest first; those about one model if it is given."""

@@ -25,7 +25,7 @@ from aitherd.errors import AitherError, HostFailure, OutOfDeviceMemory, StartFai
 if TYPE_CHECKING:
     from aitherd.host.systemd import Systemd, UnitStatus
 
-PROBES: tuple[tuple[Seconds, Seconds], ...] = ((2.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
+PROBES: tuple[tuple[Seconds, Seconds], ...] = ((0.5, 0.01), (2.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
 """How often a starting engine is asked whether it is ready: (up to this age, every so many seconds)."""
 OUT_OF_MEMORY = re.compile(r"out of (?:device )?memory|OutOfMemory|cudaMalloc failed|failed to allocate .*buffer", re.I)
 """What CUDA, torch, vLLM and llama.cpp write when the device's memory does not suffice. (their sources)"""

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 
 from aitherd.conductor import demand
 from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.granting import Granting
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.steps import Steps
+from aitherd.conductor.transitions import Transitions
 from aitherd.config import Settings
 from aitherd.core.arbiter import decide
 from aitherd.core.policy import Policy
@@ -37,7 +40,6 @@ from aitherd.core.words import (
     Step,
     Verb,
     World,
-    format_bytes,
     format_seconds,
 )
 from aitherd.errors import AitherError, CannotFit, DeviceBlind, OutOfDeviceMemory, ShuttingDown, StartFailed, Stopped
@@ -63,6 +65,7 @@ class Scheduler:
         meter: Meter,
         steps: Steps,
         rise: Rise,
+        granting: Granting,
         records: Records,
         clock: Clock,
         settings: Callable[[], Settings],
@@ -71,19 +74,17 @@ class Scheduler:
         self._meter = meter
         self._steps = steps
         self._rise = rise
+        self._granting = granting
         self._records = records
         self._clock = clock
         self._settings = settings
         self._log = structlog.get_logger("aitherd")
         self._changed = asyncio.Event()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        """Transitions by model."""
-        self._owned: dict[str, frozenset[DeviceId]] = {}
-        """Devices that the transition of a model owns."""
+        self._transitions = Transitions(self.nudge)
         self._short_since: dict[DeviceId, Seconds] = {}
         """Since when a device has had less left than its reserve, or was last relieved."""
         self._not_before: dict[str, Seconds] = {}
-        """When a model that was refused for now is looked at again."""
+        """When a model or a lease that was refused for now is looked at again."""
 
     def nudge(self) -> None:
         """Something changed."""
@@ -98,11 +99,11 @@ class Scheduler:
     @property
     def moving(self) -> bool:
         """Whether any transition runs."""
-        return bool(self._tasks)
+        return len(self._transitions) > 0
 
     def moves(self, model: str) -> bool:
         """Whether a transition of `model` runs."""
-        return model in self._tasks
+        return model in self._transitions
 
     async def run(self) -> None:
         """Assigns for ever. Cancelling ends the transitions too; units that are loading go on and are adopted later."""
@@ -118,24 +119,30 @@ class Scheduler:
         finally:
             for book in self._books.values():
                 demand.refuse(book, ShuttingDown("aitherd is going away", remedy="try again", retry_after=1.0))
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._transitions.cancel()
 
     def world(self) -> World:
         """What a decision may depend on, as known now."""
-        return World(self._meter.accounts.devices, {name: book.view() for name, book in self._books.items()})
+        models = {name: book.view() for name, book in self._books.items()}
+        return World(self._meter.accounts.devices, models, self._granting.leases.claims())
 
     def policy(self) -> Policy:
         """The arbiter's parameters, as configured."""
         return Policy(min_residency=self._settings().min_residency, age_bound=self._settings().age_bound)
 
+    async def survey(self) -> World:
+        """The world from a fresh measurement, which comes last: an engine may take seconds to say that it is busy."""
+        await self._ask_busy()
+        await self._meter.measure()
+        return self.world()
+
     async def plan(self, book: Book) -> Plan | Refusal:
         """What bringing `book` in would do now, from a fresh measurement."""
-        await self._meter.measure()
-        await self._ask_busy()
-        return decide(self.world(), book.name, self._clock.monotonic(), self.policy())
+        return decide(await self.survey(), book.name, self._clock.monotonic(), self.policy())
+
+    def later(self, name: str) -> None:
+        """A model or a lease that cannot come in is looked at again in a moment, or when a request begins or ends."""
+        self._not_before[name] = self._clock.monotonic() + RETRY
 
     def resume(self, book: Book) -> None:
         """Goes on with a start that an earlier daemon began."""
@@ -151,7 +158,7 @@ class Scheduler:
                 self._spawn(book, self._put_down(book, "asked to", force=book.stop_force))
         lines = []
         for book in self._books.values():
-            if not book.demanded or book.stop_wanted or book.name in self._tasks:
+            if not book.demanded or book.stop_wanted or book.name in self._transitions:
                 continue
             if book.residency is Residency.READY:
                 book.wanted = False
@@ -164,6 +171,20 @@ class Scheduler:
             oldest = min((waiter.since for waiter in book.waiters), default=now)
             lines.append(Line(book.name, len(book.waiters), oldest, self._seconds(book)))
         claimed: set[DeviceId] = set()
+        for lease in self._granting.waiting:
+            # Before the models: somebody waits for all of it, and not for a turn that comes again.
+            if lease.name in self._transitions:
+                continue
+            if (earliest := self._not_before.get(lease.name, 0.0)) > now:
+                due.append(earliest)
+                continue
+            scope = frozenset(lease.devices) or self._devices()
+            if not scope & claimed and self._transitions.free(scope):
+                self._not_before.pop(lease.name, None)
+                self._transitions.run(
+                    lease.name, scope, self._granting.grant(lease, self), partial(self._granting.ended, lease)
+                )
+            claimed |= scope
         for name in order(lines, now, self.policy()):
             book = self._books[name]
             scope = self._scope(book)
@@ -172,7 +193,7 @@ class Scheduler:
                 self._spawn(book, self._bring_in(book))
             claimed |= scope
         for book in self._books.values():
-            if book.name in self._tasks or not book.idles_out():
+            if book.name in self._transitions or not book.idles_out():
                 continue
             stops_at = book.stops_at()
             if stops_at is None:
@@ -213,27 +234,21 @@ class Scheduler:
         """The devices that a transition of `book` may touch."""
         if book.expected() == 0:
             return frozenset()
-        seen = self._meter.accounts.devices.keys() - {HOST}
-        return frozenset(book.placement or book.model.devices or seen or ("gpu0",))
+        return frozenset(book.placement or book.model.devices) or self._devices()
+
+    def _devices(self) -> frozenset[DeviceId]:
+        return frozenset(self._meter.accounts.devices.keys() - {HOST} or ("gpu0",))
 
     def _unclaimed(self, book: Book) -> bool:
         """Whether no transition runs for `book` or on its devices."""
-        scope = self._scope(book)
-        return book.name not in self._tasks and not any(scope & owned for owned in self._owned.values())
+        return book.name not in self._transitions and self._transitions.free(self._scope(book))
 
     def _spawn(self, book: Book, work: Coroutine[Any, Any, None]) -> None:
-        self._owned[book.name] = self._scope(book)
-        task = asyncio.get_running_loop().create_task(work, name=f"transition of {book.name}")
-        self._tasks[book.name] = task
-        task.add_done_callback(lambda done: self._ended(book, done))
+        self._transitions.run(book.name, self._scope(book), work, partial(self._ended, book))
 
-    def _ended(self, book: Book, task: asyncio.Task[None]) -> None:
-        del self._tasks[book.name]
-        del self._owned[book.name]
+    def _ended(self, book: Book, failure: StartFailed | None) -> None:
         book.say("")
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("a transition ended unexpectedly", aither_model=book.name, exc_info=error)
-            failure = StartFailed(f"{book.name}: internal error: {error!r}", remedy="see journalctl -u aitherd")
+        if failure is not None:
             if book.residency in (Residency.STARTING, Residency.STOPPING):
                 # The unit, if one still runs, is cleared away by the next start.
                 book.error = failure.message
@@ -241,7 +256,6 @@ class Scheduler:
             book.stop_wanted = book.wanted = False
             book.stop_done.set()
             demand.refuse(book, failure)
-        self.nudge()
 
     # --- transitions ---------------------------------------------------------------------------------------------
 
@@ -271,10 +285,10 @@ class Scheduler:
                 tried = True
                 continue
             book.say(step.why)
-            if await self._make_room(step):
+            if await self.make_room(step):
                 steps_done.append(f"{step.verb} {step.model}")
         else:
-            self._not_before[book.name] = self._clock.monotonic() + RETRY
+            self.later(book.name)
             return
         if book.residency is Residency.READY:
             seconds = format_seconds(self._clock.monotonic() - began)
@@ -303,7 +317,7 @@ class Scheduler:
             book.wanted = book.comes_back
         demand.refuse(book, error)
 
-    async def _make_room(self, step: Step) -> bool:
+    async def make_room(self, step: Step) -> bool:
         """Carries out one step that gives bytes back; False when its model turned out to be busy."""
         victim = self._books[step.model]
         expected = {device: -count for device, count in step.takes.items() if count < 0}
@@ -329,11 +343,9 @@ class Scheduler:
 
     async def _relieve(self, device: DeviceId, foreseen: Step) -> None:
         """Carries out one step for a device that is short, if it still is once measured anew."""
-        await self._meter.measure()
-        await self._ask_busy()
-        step = relieve(self.world(), device, self._clock.monotonic(), self.policy())
+        step = relieve(await self.survey(), device, self._clock.monotonic(), self.policy())
         if step is not None and (step.verb, step.model) == (foreseen.verb, foreseen.model):
-            await self._make_room(step)
+            await self.make_room(step)
 
     async def _idle_out(self, book: Book) -> None:
         if await self._steps.refresh_busy(book) or book.stops_at() is None:
@@ -357,29 +369,14 @@ class Scheduler:
     # --- telling -------------------------------------------------------------------------------------------------
 
     def _tell(self, book: Book, plan: Plan) -> None:
-        steps = [f"{step.verb} {step.model}" for step in plan.steps]
         book.refusal = ""
-        self._records.add(
-            Event.PLAN,
-            f"to bring in {book.name}: {', then '.join(steps)}: {plan.why}",
-            model=book.name,
-            steps=steps,
-            seconds=round(plan.seconds, 3),
-            spare=dict(plan.spare),
-            free={device: view.free for device, view in self._meter.accounts.devices.items()},
-        )
+        free = {device: view.free for device, view in self._meter.accounts.devices.items()}
+        self._records.add_plan(f"to bring in {book.name}", plan, plan.steps, model=book.name, free=free)
 
     def _refuse(self, book: Book, refusal: Refusal) -> None:
         if refusal.why != book.refusal:
             book.refusal = refusal.why
-            self._records.add(
-                Event.REFUSED,
-                f"{book.name} cannot come in: {refusal.why}",
-                model=book.name,
-                kind=str(refusal.kind),
-                missing=refusal.missing,
-                holders=[f"{holder.name} {format_bytes(holder.bytes)} ({holder.why})" for holder in refusal.holders],
-            )
+            self._records.add_refusal(f"{book.name} cannot come in", refusal, model=book.name)
         match refusal.kind:
             case RefusalKind.NEVER:
                 book.wanted = False
@@ -388,4 +385,4 @@ class Scheduler:
                 self._not_before[book.name] = self._clock.monotonic() + BLIND_RETRY
                 demand.refuse(book, DeviceBlind(refusal.why, retry_after=BLIND_RETRY))
             case _:
-                self._not_before[book.name] = self._clock.monotonic() + RETRY
+                self.later(book.name)

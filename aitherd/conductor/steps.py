@@ -18,7 +18,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
-from aitherd.engines.base import Control, EngineRefused
+from aitherd.engines.base import Control, EngineRefused, Health
 from aitherd.errors import HostFailure
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Steps:
             async with self.connect(book.endpoint) as control:
                 busy = await book.engine.busy(control)
             if busy:
+                book.worked = True
                 book.last_used = self._clock.monotonic()
             if busy != book.engine_busy:
                 book.engine_busy = busy
@@ -124,9 +125,9 @@ class Steps:
         else:
             missing = await self._await_return(book, before, expected, partly=True)
             given = _without(expected, missing)
-            # Bytes also come back from an engine that said yes and died of it.
-            if not await self._lives(book):
-                problem = "its process ended"
+            # Bytes also come back from an engine that said yes and dies of it.
+            if (found := await self._health(book)) is not Health.ASLEEP:
+                problem = f"it said yes and is {found.value}"
             elif sum(given.values()) > sum(missing.values()):
                 book.say("")
                 book.level = level
@@ -197,9 +198,10 @@ class Steps:
         book.lost_since = before if missing else None
         return missing
 
-    async def _lives(self, book: Book) -> bool:
-        status = await self._systemd.unit(book.unit)
-        return status is not None and status.active_state not in ("inactive", "failed", "deactivating")
+    async def _health(self, book: Book) -> Health:
+        assert book.endpoint is not None
+        async with self.connect(book.endpoint) as control:
+            return await book.engine.health(control)
 
     async def _keep_slots(self, book: Book) -> None:
         """Has an engine write down what it has cached, where its model file asks for it. Not worth a failure."""
@@ -235,7 +237,7 @@ class Steps:
         stopping = self._clock.monotonic()
         await self.end_unit(book)
         missing = await self.settle(book, before, expected)
-        book.learned.observe_stop(self._clock.monotonic() - stopping)
+        book.learned.observe_stop(self._clock.monotonic() - stopping, worked=book.worked)
         book.gone(lost=bool(missing))
         if missing:
             book.error = f"{_sum(missing)} did not come back after it was stopped"

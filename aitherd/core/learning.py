@@ -86,7 +86,7 @@ class Learned:
     def observe_footprint(self, measured: Bytes) -> None:
         """Its bytes while ready, as often as they are measured. 0 says that nothing could be measured: no lesson.
 
-        Measure lives that did some work: an engine that allocates on its first request shows too little before it.
+        Whether the life did some work, and so shows all, is said when it ends.
         """
         self.peak = max(self.peak, measured)
 
@@ -98,9 +98,12 @@ class Learned:
         """A cold start took so long, until it answered."""
         _remember(self.starts, seconds, TIMES)
 
-    def observe_stop(self, seconds: Seconds) -> None:
-        """A stop took so long, until the bytes were back. It ends a life."""
-        if self.peak > 0:
+    def observe_stop(self, seconds: Seconds, *, worked: bool = True) -> None:
+        """A stop took so long, until the bytes were back. It ends a life, unless nothing was done in it.
+
+        An engine that allocates when it works shows too little before: such a life raises what is expected, no more.
+        """
+        if worked and self.peak > 0:
             _remember(self.peaks, self.peak, LIVES)
             self.peak = 0
         _remember(self.stops, seconds, TIMES)

@@ -40,8 +40,8 @@ def promised(world: World, besides: str) -> tuple[Holder, ...]:
     """Bytes that are promised but not measured as used yet; nothing that was promised to the model `besides`.
 
     A lease promises its bytes to one process and its descendants: what is measured for them is used, the rest is still
-    to come. A model on its way up has been promised its footprint. An essential model has, always: while it is down its room is
-    kept for it.
+    to come. A model on its way up has been promised its footprint. An essential model has, always: while it is down its
+    room is kept for it.
     """
     found: list[Holder] = []
     leased: dict[tuple[DeviceId, int], tuple[str, Bytes]] = {}

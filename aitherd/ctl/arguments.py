@@ -52,6 +52,34 @@ def seconds(text: str) -> float:
     return value
 
 
+def size(text: str) -> int:
+    """Bytes, as in model files."""
+    from aitherd.config.problem import BadValue
+    from aitherd.config.units import parse_size
+
+    try:
+        value = parse_size(text)
+    except BadValue as bad:
+        raise argparse.ArgumentTypeError(f"{text!r}: {bad.message}; {bad.remedy}") from bad
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is nothing to claim")
+    return value
+
+
+def duration(text: str) -> float:
+    """Seconds, as in model files."""
+    from aitherd.config.problem import BadValue
+    from aitherd.config.units import parse_duration
+
+    try:
+        value = parse_duration(text)
+    except BadValue as bad:
+        raise argparse.ArgumentTypeError(f"{text!r}: {bad.message}; {bad.remedy}") from bad
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is over at once")
+    return value
+
+
 def count(text: str) -> int:
     """How many lines."""
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
@@ -95,6 +123,25 @@ def parser() -> Parser:
         )
         if name == "stop":
             control.add_argument("--force", action="store_true", help="do not wait for requests in flight")
+
+    lease = command("lease", "leases:lease", "Claims device memory for a program and makes room for it.")
+    lease.add_argument("--vram", type=size, required=True, metavar="SIZE", help="how much, as in 8G or 5.2GiB")
+    lease.add_argument("--device", metavar="ID", help="on which device, as in gpu0 (default: any)")
+    lease.add_argument(
+        "--for", dest="duration", type=duration, metavar="TIME", help="end after this long, as in 2h (default: never)"
+    )
+    lease.add_argument("--purpose", metavar="TEXT", help="what for, as people see it (default: the command's name)")
+    lease.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", help="give up waiting after this long (default: never)"
+    )
+    lease.add_argument(
+        "argv",
+        nargs="*",
+        metavar="COMMAND",
+        help="what to run with it, after --; without one, hold it until interrupted",
+    )
+    leases = command("leases", "leases:leases", "Lists the leases of device memory.")
+    leases.add_argument("--release", action="append", metavar="LEASE", help="end a lease first; may be repeated")
 
     _name(command("plan", "explain:plan", "Shows what bringing a model in would do now. Changes nothing."))
     why = command("why", "explain:why", "Shows what happened to a model, or to all, and why.")

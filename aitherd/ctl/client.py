@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from sdbus import DbusFailedError, SdBus, SdBusBaseError, SdBusUnmappedMessageError
@@ -86,7 +86,7 @@ class Client:
         return bool(await self.ask(BROKER, BROKER_PATH, BROKER, "NameHasOwner", "s", BUS_NAME))
 
     async def daemon(self) -> Values:
-        """Version, health and problems."""
+        """Version, health, problems and leases."""
         return plain(await self.ask(BUS_NAME, ROOT, PROPERTIES, "GetAll", "s", MANAGER))
 
     async def fleet(self) -> tuple[list[Values], list[Values]]:
@@ -127,11 +127,18 @@ class Client:
     async def watch(self, model: str, changed: Callable[[Mapping[str, Any]], None]) -> SdBusSlot:
         """Calls `changed` with the properties of a model that change, until the slot is closed."""
 
-        def receive(message: SdBusMessage) -> None:
-            _, changes, _ = message.parse_to_tuple()
-            changed({name: value for name, (_, value) in changes.items()})
+        return await self.watch_properties(model_path(model), MODEL, changed)
 
-        path = model_path(model)
+    async def watch_properties(
+        self, path: str, interface: str, changed: Callable[[Mapping[str, Any]], None]
+    ) -> SdBusSlot:
+        """The same for any object's interface."""
+
+        def receive(message: SdBusMessage) -> None:
+            of, changes, _ = message.parse_to_tuple()
+            if of == interface:
+                changed({name: value for name, (_, value) in changes.items()})
+
         return await self.bus.match_signal_async(BUS_NAME, path, PROPERTIES, "PropertiesChanged", receive)
 
 
@@ -152,10 +159,22 @@ def plain(values: Mapping[str, tuple[str, Any]]) -> Values:
             value = value / 1_000_000 if value else None
         elif name in TEXT_OR_NONE:
             value = value or None
+        elif name == "Leases":
+            value = lease_values(value)
         elif name == "Foreign":
             value = [{"name": owner, "pid": pid, "bytes": count} for owner, pid, count in value]
         out[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()] = value
     return out
+
+
+def lease_values(rows: Iterable[tuple[Any, ...]]) -> list[Values]:
+    """Leases as they came, under our names and in our units."""
+    names = ("id", "waiting", "device", "bytes", "used", "purpose", "pid", "since", "ends", "stage")
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    for one in found:
+        one["since"] /= 1_000_000
+        one["ends"] = one["ends"] / 1_000_000 if one["ends"] else None
+    return found
 
 
 def failure(name: str, message: str) -> Failure:

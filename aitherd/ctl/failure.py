@@ -16,6 +16,10 @@ class Exit(IntEnum):
     """`status NAME`: a model that is not ready."""
     UNKNOWN = 4
     """There is no such model."""
+    CANNOT_RUN = 126
+    """`lease`: the command cannot be run. This and the next as shells have them: POSIX, Exit Status for Commands."""
+    NOT_FOUND = 127
+    """`lease`: there is no such command."""
 
 
 class Failure(Exception):

@@ -66,8 +66,10 @@ def devices(arguments: argparse.Namespace) -> int:
 
     async def command(client: Client) -> int:
         models, found = await client.fleet()
+        leases = (await client.daemon())["leases"]
         for device in found:
             device["models"] = holders(device, models)
+            device["leases"] = [one for one in leases if one["device"] == device["id"] and not one["waiting"]]
         if arguments.json:
             print_json(found)
         else:
@@ -111,6 +113,8 @@ async def fleet_status(client: Client, *, as_json: bool) -> int:
         print(f"  {style(printable(problem), 'red')}")
     for device in found:
         print(f"  {device_line(device)}")
+    for lease in daemon["leases"]:
+        print(f"  {printable(lease_line(lease))}")
     print(f"\n{model_table(models)}")
     return Exit.OK
 
@@ -198,6 +202,15 @@ def holders(device: Values, models: Sequence[Values]) -> dict[str, int]:
     return {name: count for name, count in sorted(held.items(), key=lambda entry: -entry[1]) if count}
 
 
+def lease_line(lease: Values) -> str:
+    """A lease in one line."""
+    promised, on = format_bytes(lease["bytes"]), lease["device"] or "any device"
+    if lease["waiting"]:
+        doing = lease["stage"] or "no turn yet"
+        return f"lease {lease['id']}  {lease['purpose']} waits for {promised} on {on}: {doing}"
+    return f"lease {lease['id']}  {lease['purpose']} uses {format_bytes(lease['used'])} of {promised} on {on}"
+
+
 def device_line(device: Values) -> str:
     """A device in one line."""
     name = f"{device['id']} {printable(device['name'])}".rstrip()
@@ -215,6 +228,14 @@ def device_block(device: Values, models: Sequence[Values]) -> Iterator[str]:
     yield device_line(device)
     residency = {model["name"]: model["residency"] for model in models}
     rows = [(name, format_bytes(count), residency[name]) for name, count in device["models"].items()]
+    rows += [
+        (
+            one["purpose"],
+            format_bytes(one["used"]),
+            f"of {format_bytes(one['bytes'])}, lease {one['id']}, PID {one['pid']}",
+        )
+        for one in device["leases"]
+    ]
     rows += [(one["name"], format_bytes(one["bytes"]), f"foreign, PID {one['pid']}") for one in device["foreign"]]
     if device["quarantined"]:
         rows.append(("quarantined", format_bytes(device["quarantined"]), "left behind by stopped models"))

@@ -9,6 +9,8 @@ import contextlib
 import os
 import socket
 import time
+from array import array
+from collections.abc import Sequence
 
 from aitherd.core.words import Seconds
 
@@ -40,6 +42,20 @@ def extend_timeout(seconds: Seconds) -> None:
     _send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
 
+def keep(name: str, descriptor: int) -> None:
+    """Has the manager keep a copy of `descriptor`: a daemon that comes back finds it in `listen_sockets` under `name`.
+
+    `name` is at most 255 printable ASCII characters without a colon. The manager lets go of a descriptor whose other
+    end is closed. (FDSTORE in sd_notify(3))
+    """
+    _send("FDSTORE=1", f"FDNAME={name}", descriptors=(descriptor,))
+
+
+def let_go(name: str) -> None:
+    """Has the manager close what it keeps under `name`. (FDSTOREREMOVE in sd_notify(3))"""
+    _send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+
 def watchdog() -> None:
     """The daemon's loop turns."""
     _send("WATCHDOG=1")
@@ -54,7 +70,7 @@ def watchdog_interval() -> Seconds | None:
 
 
 def listen_sockets() -> dict[str, list[socket.socket]]:
-    """The sockets that were passed in, by FileDescriptorName; the caller owns them.
+    """The sockets that were passed in, by FileDescriptorName or the name given to `keep`; the caller owns them.
 
     To be asked once: the variables are removed, so that no child takes the sockets for its own.
     """
@@ -74,11 +90,13 @@ def _status(text: str) -> list[str]:
     return [f"STATUS={' '.join(text.split())}"] if text else []
 
 
-def _send(*fields: str) -> None:
+def _send(*fields: str, descriptors: Sequence[int] = ()) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not fields or address[:1] not in ("/", "@"):
         return
     # A manager that does not listen just now is no reason to stop serving, nor to wait.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
         path = f"\0{address[1:]}" if address[0] == "@" else address
-        out.sendto("\n".join(fields).encode(), socket.MSG_DONTWAIT, path)
+        # The control message as socket.send_fds has it: that takes no address. unix(7)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        out.sendmsg(["\n".join(fields).encode()], rights, socket.MSG_DONTWAIT, path)

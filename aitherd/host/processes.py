@@ -1,7 +1,8 @@
-"""What /proc says about a process: its control group and its name. Whose process it is, the ledger knows."""
+"""What /proc says about a process: its control group, its name, its parent. Whose process it is, the ledger knows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -33,3 +34,26 @@ def name_of(pid: int, proc: Path = PROC) -> str:
         return (proc / str(pid) / "comm").read_text(errors="replace").removesuffix("\n")
     except OSError:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a process comes from. With `started` a PID means one process for ever."""
+
+    parent: int
+    """PID; 0 for one that has none in this namespace."""
+    started: int
+    """Clock ticks since boot."""
+
+
+def origin_of(pid: int, proc: Path = PROC) -> Origin | None:
+    """None when the process has ended, be it waited for or not, or is hidden. (proc_pid_stat(5))"""
+    try:
+        text = (proc / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The name, in parentheses, may have parentheses and blanks of its own.
+    fields = text.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    return Origin(parent=int(fields[1]), started=int(fields[19]))

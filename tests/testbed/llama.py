@@ -1,4 +1,4 @@
-"""A real `llama-server`: Debian's own build with everything that it links, runnable on any Linux machine and in guests.
+"""Real `llama-server` and `whisper-server`: Debian's own builds with all that they link, for any Linux and for guests.
 
 The folder that `programs()` returns goes to PATH. The packages come from the archive that apt on this machine knows
 and are unpacked, not installed.
@@ -19,8 +19,9 @@ from tests.machine.vm.errors import VmUnavailable
 from tests.testbed.cache import populate
 
 SUITE = "forky"
-PACKAGE = "llama.cpp-tools"
 PROGRAM = "llama-server"
+PACKAGES = {PROGRAM: "llama.cpp-tools", "whisper-server": "whisper.cpp-tools"}
+"""Programs that can be had, and the packages that they are in."""
 TIMEOUT_S = 900.0
 
 # The loader carries the program's name, for /proc/PID/comm, and lies beside the compute backends: ggml looks for those
@@ -32,28 +33,29 @@ exec "$lib/{program}" --library-path "$lib" --argv0 {program} "$lib/{program}.bi
 
 
 class LlamaUnavailable(Exception):
-    """No llama-server can be had on this machine; the text names the remedy."""
+    """The program cannot be had on this machine; the text names the remedy."""
 
 
-def programs() -> Path:
-    """The folder with the script `llama-server`, whose PID becomes the server's. Downloads about 100 MB once."""
+def programs(program: str = PROGRAM) -> Path:
+    """The folder with the script `program`, whose PID becomes the server's. Downloads about 100 MB once."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    return populate(f"llama-{SUITE}-{platform.machine()}-{digest}", _build) / "bin"
+    name = f"{program}-{SUITE}-{platform.machine()}-{digest}"
+    return populate(name, lambda into: _build(program, into)) / "bin"
 
 
-def _build(into: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="llama.", dir=into.parent) as scratch:
+def _build(program: str, into: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=f"{program}.", dir=into.parent) as scratch:
         tree = Path(scratch)
-        _unpack(tree)
-        _collect(tree / "usr", into)
+        _unpack(PACKAGES[program], tree)
+        _collect(program, tree / "usr", into)
     answer = subprocess.run(
-        [into / "bin" / PROGRAM, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        [into / "bin" / program, "--help"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
     if answer.returncode != 0:
-        raise LlamaUnavailable(f"{PROGRAM} from {SUITE} does not run here: {answer.stderr or answer.stdout}")
+        raise LlamaUnavailable(f"{program} from {SUITE} does not run here: {answer.stderr or answer.stdout}")
 
 
-def _unpack(tree: Path) -> None:
+def _unpack(package: str, tree: Path) -> None:
     if shutil.which("mmdebstrap") is None:
         raise LlamaUnavailable("mmdebstrap is missing: apt-get install mmdebstrap")
     said = ""
@@ -67,7 +69,7 @@ def _unpack(tree: Path) -> None:
             f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
             "--format=tar",
             "--variant=extract",
-            f"--include={PACKAGE}",
+            f"--include={package}",
             *(f"--aptopt={option}" for option in archive.APT_OPTIONS),
             SUITE,
             str(tree / "packages.tar"),
@@ -84,10 +86,10 @@ def _unpack(tree: Path) -> None:
         said = done.stderr
         if not archive.lacks_key(said):
             break
-    raise LlamaUnavailable(f"{PACKAGE} cannot be fetched from {SUITE}:\n{said[-2000:]}")
+    raise LlamaUnavailable(f"{package} cannot be fetched from {SUITE}:\n{said[-2000:]}")
 
 
-def _collect(usr: Path, into: Path) -> None:
+def _collect(program: str, usr: Path, into: Path) -> None:
     """Copies the program, the libraries that it and its backends link, and the loader: a tenth of what was unpacked."""
     triplet = next(path.parent for path in usr.glob("lib/*/libc.so.6"))
     loader = next(iter(sorted(triplet.glob("ld-linux-*.so.*"))))
@@ -97,15 +99,15 @@ def _collect(usr: Path, into: Path) -> None:
     bin_.mkdir()
     search = f"{triplet}:{triplet / 'llama'}"
     linked = set()
-    for binary in (usr / "bin" / PROGRAM, *backends):
+    for binary in (usr / "bin" / program, *backends):
         listed = subprocess.run(
             [loader, "--library-path", search, "--list", binary], capture_output=True, text=True, check=True
         )
         linked |= {line.split(" => ")[1].split(" (")[0] for line in listed.stdout.splitlines() if " => " in line}
     for library in (*map(Path, linked), *backends):
         shutil.copy(library, lib / library.name)
-    shutil.copy(usr / "bin" / PROGRAM, lib / f"{PROGRAM}.bin")
-    shutil.copy(loader, lib / PROGRAM)
-    script = bin_ / PROGRAM
-    script.write_text(SCRIPT.format(program=PROGRAM))
+    shutil.copy(usr / "bin" / program, lib / f"{program}.bin")
+    shutil.copy(loader, lib / program)
+    script = bin_ / program
+    script.write_text(SCRIPT.format(program=program))
     script.chmod(0o755)

@@ -15,7 +15,7 @@ from aitherd.bus.authority import Authority
 from aitherd.bus.service import BusService
 from tests.native.bus.broker import Broker
 from tests.native.bus.client import Client
-from tests.native.bus.fleet import SmallFleet
+from tests.native.bus.fleet import SmallFleet, SmallLeasing
 
 
 @pytest.fixture
@@ -55,7 +55,13 @@ def fleet() -> SmallFleet:
 
 
 @pytest.fixture
-async def service(connection: SdBus, fleet: SmallFleet) -> AsyncIterator[BusService]:
+def leasing(fleet: SmallFleet) -> SmallLeasing:
+    """Who grants leases."""
+    return SmallLeasing(fleet)
+
+
+@pytest.fixture
+async def service(connection: SdBus, fleet: SmallFleet, leasing: SmallLeasing) -> AsyncIterator[BusService]:
     """The service, on the user's bus. A reload adds the model `newcomer`."""
 
     async def reload() -> None:
@@ -63,7 +69,7 @@ async def service(connection: SdBus, fleet: SmallFleet) -> AsyncIterator[BusServ
 
         fleet.configure({**fleet.models, "newcomer": model("newcomer")})
 
-    one = BusService(connection, fleet, fleet.records, reload, Authority(connection, user=True))
+    one = BusService(connection, fleet, leasing, fleet.records, reload, Authority(connection, user=True))
     await one.start()
     yield one
     await one.stop()

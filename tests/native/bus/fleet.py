@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from aitherd.conductor.operations import ModelStatus, Use
+from aitherd.conductor.operations import Grant, Lease, ModelStatus, Use
 from aitherd.conductor.records import Event, Records
 from aitherd.core.words import (
     Claim,
@@ -23,7 +24,7 @@ from aitherd.core.words import (
     Step,
     Verb,
 )
-from aitherd.errors import StartFailed, UnknownModel
+from aitherd.errors import CannotFit, StartFailed, UnknownLease, UnknownModel
 
 GIB = 2**30
 NOW: Seconds = 1_700_000_000.0
@@ -178,3 +179,52 @@ class SmallFleet:
         """What a reload does: other models, and word of it."""
         self.models = dict(models)
         self.tell("")
+
+
+class SmallLeasing:
+    """`Leasing` without devices: every lease is granted once the gate is open."""
+
+    def __init__(self, fleet: SmallFleet) -> None:
+        self._fleet = fleet
+        self.leases: dict[str, Lease] = {}
+        self.held: dict[str, socket.socket] = {}
+        """Our ends."""
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def acquire(
+        self,
+        count: int,
+        device: str | None,
+        purpose: str,
+        pid: int,
+        seconds: Seconds = 0.0,
+        timeout: Seconds | None = None,
+    ) -> Grant:
+        if count > CARD.total:
+            raise CannotFit("a lease needs too much, 8 GiB short", remedy="ask for less")
+        id = f"a{len(self.leases)}"
+        lease = Lease(id, purpose, count, device or "", 0, pid, NOW, 0.0, waiting=True, stage="waiting for the gate")
+        self.leases[id] = lease
+        self._fleet.tell("")
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            del self.leases[id]
+            self._fleet.tell("")
+            raise
+        ends = NOW + seconds if seconds else 0.0
+        self.leases[id] = replace(lease, waiting=False, device="gpu0", stage="", ends=ends)
+        self._fleet.tell("")
+        self.held[id], theirs = socket.socketpair()
+        return Grant(id, "gpu0", theirs)
+
+    async def release(self, id: str) -> None:
+        if id not in self.leases:
+            raise UnknownLease(f"there is no lease {id}")
+        del self.leases[id]
+        self.held.pop(id).close()
+        self._fleet.tell("")
+
+    def list(self) -> tuple[Lease, ...]:
+        return tuple(self.leases.values())

@@ -13,7 +13,7 @@ from aitherd.bus.authority import Authority
 from aitherd.bus.names import BUS_NAME, MANAGER, MODEL, ROOT, model_path
 from aitherd.bus.service import BusService
 from tests.native.bus.broker import POLKITD, Broker, Ran
-from tests.native.bus.fleet import SmallFleet
+from tests.native.bus.fleet import SmallFleet, SmallLeasing
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
@@ -38,7 +38,7 @@ async def system_service(broker: Broker, fleet: SmallFleet) -> AsyncIterator[Bus
     async def reload() -> None:
         fleet.tell("")
 
-    one = BusService(bus, fleet, fleet.records, reload, Authority(bus, user=False))
+    one = BusService(bus, fleet, SmallLeasing(fleet), fleet.records, reload, Authority(bus, user=False))
     await one.start()
     broker.open_to_all()
     yield one

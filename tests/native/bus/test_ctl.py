@@ -104,7 +104,8 @@ async def test_status_shows_a_model_in_full(broker: Broker, fleet: SmallFleet, s
 async def test_status_without_a_name_is_the_fleet(broker: Broker, fleet: SmallFleet, service: BusService) -> None:
     fleet.faults = ("the driver hangs; reload it",)
     whole = await answer(broker, "status")
-    assert whole["daemon"] == {"version": __version__, "healthy": False, "problems": ["the driver hangs; reload it"]}
+    problems = ["the driver hangs; reload it"]
+    assert whole["daemon"] == {"version": __version__, "healthy": False, "problems": problems, "leases": []}
     assert [model["name"] for model in whole["models"]] == ["0.5b-draft", "broken", "orchestrator", "vision"]
     ran = await ctl(broker, "status")
     assert ran.out.splitlines()[1] == "  the driver hangs; reload it"

@@ -1,8 +1,10 @@
 """Stands in for ComfyUI where memory is concerned: `comfyui [--listen HOST] --port N [options]`.
 
 What it does as ComfyUI does: a queue of its own that one worker renders; weights cached between prompts; `POST /free`
-answers 200 at once and only sets flags, which the worker honours after the running prompt; the context stays until
-exit; every route also under `/api`. `POST /prompt` takes `{"prompt": {"seconds": 2}}`.
+answers 200 at once and only sets flags, which the worker honours after the running prompt: `unload_models` moves the
+weights to host memory, `free_memory` forgets them there, too; the context stays until exit; every route also under
+`/api`. `POST /prompt` takes `{"prompt": {"seconds": 2}}`. `/system_stats` says how often it had to read its weights
+from disk (`x_weights_read`).
 
 What it can do wrong, with `--free`: `ignored` (as with custom nodes that keep their weights), `slow` (acts
 `--free-seconds` later), `part` (half of the cached bytes stay).
@@ -39,6 +41,8 @@ class ComfyUi:
         self.options = options
         self.memory = DeviceMemory()
         self.cached = 0
+        self.in_host_memory = False
+        self.weights_read = 0
         self.flags = Flags()
         self.running: Entry | None = None
         self.pending: list[Entry] = []
@@ -55,9 +59,10 @@ class ComfyUi:
             if self.pending:
                 await self._render(self.pending.pop(0))
             flags, self.flags = self.flags, Flags()
-            # Caches go only when the models that they belong to are unloaded.
-            if flags.unload_models:
+            if flags.unload_models or flags.free_memory:
                 await self._drop()
+            if flags.free_memory:
+                self.in_host_memory = False
 
     async def _render(self, entry: Entry) -> None:
         number, ident, prompt, _, _ = entry
@@ -68,6 +73,8 @@ class ComfyUi:
             if self.cached < self.options.weights:
                 self.memory.take(self.options.context + self.options.weights)
                 self.cached = self.options.weights
+                self.weights_read += not self.in_host_memory
+                self.in_host_memory = True
             seconds = prompt.get("seconds", self.options.prompt_seconds)
             await asyncio.wait_for(self._interrupted.wait(), float(str(seconds)))
             status = "interrupted"
@@ -146,7 +153,8 @@ class ComfyUi:
             "torch_vram_total": self.cached,
             "torch_vram_free": 0,
         }
-        return {"system": {"os": "posix", "comfyui_version": "0.0-stand-in"}, "devices": [device]}
+        system = {"os": "posix", "comfyui_version": "0.0-stand-in", "x_weights_read": self.weights_read}
+        return {"system": system, "devices": [device]}
 
 
 async def main() -> None:
@@ -163,10 +171,12 @@ async def main() -> None:
     parser.add_argument("--start-seconds", type=float, default=0.0)
     parser.add_argument("--free", choices=("works", "ignored", "slow", "part"), default="works")
     parser.add_argument("--free-seconds", type=float, default=0.5)
-    options = parser.parse_args()
+    # Options of a real command line that change nothing here are taken and ignored.
+    options, _ = parser.parse_known_args()
     await asyncio.sleep(options.start_seconds)
     comfyui = ComfyUi(options)
     comfyui.cached = options.weights if options.warm else 0
+    comfyui.in_host_memory = options.warm
     comfyui.memory.take_or_die(options.context + comfyui.cached)
     async with asyncio.TaskGroup() as group:
         group.create_task(comfyui.work())

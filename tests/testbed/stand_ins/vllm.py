@@ -7,7 +7,8 @@ parameters in the query only and exist only with `--enable-sleep-mode` and `VLLM
 
 What it does wrong, as vLLM does: a sleep with requests in flight and without `mode=wait` answers 200 and kills the
 engine; so does a request while it is not fully awake; a wake without room fails and leaks what it had mapped.
-`--x-sleep-keeps BYTES` stay on the device while asleep.
+`--x-sleep-keeps BYTES` stay on the device while asleep. With `--x-sleep dies` it answers 200 and dies of it without any
+request; with `--x-wake fails` it finds no room although there is some, and leaks.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ class Vllm:
         parts = {"weights": options.x_weights, "kv_cache": options.x_kv}
         self.memory.take(kept + sum(parts[tag] for tag in self.awake))
 
+    def _map(self) -> None:
+        if self.options.x_wake == "fails":
+            raise OutOfMemory("fragmented")
+        self._hold()
+
     def _die(self, reason: str) -> None:
         print(reason, file=sys.stderr, flush=True)
         self.dead = True
@@ -125,6 +131,8 @@ class Vllm:
         self.level = level
         self.weights_valid = level < 2
         self._hold()
+        if self.options.x_sleep == "dies":
+            self._die("EngineCore encountered a fatal error: an illegal memory access was encountered")
         return Response()
 
     async def _wake(self, tags: list[str]) -> Response:
@@ -134,7 +142,7 @@ class Vllm:
                 return reply({"error": f"unknown tag {tag}"}, 400)
             self.awake.add(tag)
             try:
-                self._hold()
+                self._map()
             except OutOfMemory as refused:
                 self.awake.discard(tag)
                 self._leak()
@@ -205,6 +213,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--x-weights", type=size, default=size("6GiB"))
     parser.add_argument("--x-context", type=size, default=size("1.4GiB"), help="what stays while asleep")
     parser.add_argument("--x-sleep-keeps", type=size, default=0)
+    parser.add_argument("--x-sleep", choices=("works", "dies"), default="works")
+    parser.add_argument("--x-wake", choices=("works", "fails"), default="works")
     for name, default in (("load", 0.1), ("profile", 0.1), ("sleep", 0.0), ("wake", 0.0), ("token", 0.0)):
         parser.add_argument(f"--x-{name}-seconds", type=float, default=default)
     # Options of a real command line that change nothing here are taken and ignored.

@@ -9,6 +9,7 @@ from sdbus import DbusPropertyEmitsChangeFlag, dbus_property_async
 
 from aitherd.bus.announced import TRAFFIC, TRAFFIC_INTERVAL, Announced, announced_properties
 from aitherd.bus.device import DeviceObject
+from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
 
 
@@ -105,5 +106,9 @@ def test_the_noise_of_two_clocks_is_no_change(signals: Signals) -> None:
 
 
 def test_traffic_names_are_names_of_properties() -> None:
-    names = {entry.property_name for kind in (ModelObject, DeviceObject) for entry in announced_properties(kind)}
+    names = {
+        entry.property_name
+        for kind in (ManagerObject, ModelObject, DeviceObject)
+        for entry in announced_properties(kind)
+    }
     assert names >= TRAFFIC

@@ -47,6 +47,20 @@ def test_less_than_was_declared_counts_once_the_life_is_over() -> None:
     assert learned.footprint(5 * GIB) == 4 * GIB
 
 
+def test_a_life_without_work_does_not_lower_what_is_expected() -> None:
+    learned = lived(6 * GIB)
+    learned.observe_footprint(GIB)
+    learned.observe_stop(1.0, worked=False)
+    assert learned.footprint(5 * GIB) == 6 * GIB
+    unknown = Learned()
+    unknown.observe_footprint(GIB)
+    unknown.observe_stop(1.0, worked=False)
+    assert unknown.footprint(5 * GIB) == 5 * GIB
+    unknown.observe_footprint(7 * GIB)
+    unknown.observe_stop(1.0, worked=False)
+    assert unknown.footprint(5 * GIB) == 7 * GIB, "more than was declared is not forgotten"
+
+
 def test_the_highest_measurement_of_a_life_counts_however_often_it_is_measured() -> None:
     learned = Learned()
     for measured in (3 * GIB, 6 * GIB, *(GIB for _ in range(100))):

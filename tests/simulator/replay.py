@@ -1,0 +1,89 @@
+"""Runs a trace through the daemon's own conductor and says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aitherd.conductor.records import Event
+from aitherd.core.words import Bytes, Seconds
+from tests.simulator.baselines import STOPPING, Outcome
+from tests.simulator.engines import Nature
+from tests.simulator.traces import Kind, Trace
+from tests.simulator.world import SLEEPER, World, fleet, model
+
+LAG: Seconds = 0.3
+ENDLESS: Seconds = 1e6
+
+
+@dataclass(slots=True)
+class Replayed(Outcome):
+    """What came of it, and who was resident when: (model, from, to)."""
+
+    spans: list[tuple[str, Seconds, Seconds]] = field(default_factory=list)
+    refused: int = 0
+
+
+def world(kinds: Sequence[Kind], capacity: Bytes) -> World:
+    """A machine with one device on which all of `capacity` may be used, and the fleet that its files describe."""
+    models = [
+        model(
+            kind.name,
+            vram=kind.size,
+            engine="vllm" if kind.wake is not None else "llama-server",
+            command=SLEEPER if kind.wake is not None else ("llama-server",),
+            load_timeout=600.0,
+        )
+        for kind in kinds
+    ]
+    natures = {
+        kind.name: Nature(
+            kind.size,
+            load=kind.load,
+            stop=STOPPING - LAG,
+            lag=LAG,
+            wake={1: kind.wake or 0.0, 2: 3 * (kind.wake or 0.0)},
+        )
+        for kind in kinds
+    }
+    return World(fleet(models, reserve=0, wait=ENDLESS), {"gpu0": capacity}, natures)
+
+
+def one_after_another(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> Replayed:
+    """Each request is sent when the one before has ended, and not before its time."""
+    with world(kinds, capacity) as here:
+        for arrival in trace:
+            here.advance(max(arrival.at - here.now, 0.0))
+            request = here.send(arrival.model, 0.1)
+            while not request.ended:
+                here.advance(1.0)
+        return _outcome(here, trace, kinds)
+
+
+def as_they_come(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> Replayed:
+    """Each request is sent at its time, whatever became of the others."""
+    with world(kinds, capacity) as here:
+        for arrival in trace:
+            here.advance(max(arrival.at - here.now, 0.0))
+            here.send(arrival.model, arrival.work)
+        while any(not request.ended for request in here.requests):
+            here.advance(60.0)
+        return _outcome(here, trace, kinds)
+
+
+def _outcome(here: World, trace: Trace, kinds: Sequence[Kind]) -> Replayed:
+    load = {kind.name: kind.load for kind in kinds}
+    found = Replayed(loads=sum(here.audit.starts_of.values()))
+    found.cost = sum(load[name] * count for name, count in here.audit.starts_of.items())
+    for arrival, request in zip(trace, here.requests, strict=True):
+        if request.waited is None:
+            found.refused += 1
+        found.waits.append((arrival, ENDLESS if request.waited is None else request.waited))
+    since: dict[str, Seconds] = {}
+    for record in here.journal.all:
+        if record.event is Event.READY:
+            since[record.model] = record.time
+        elif record.event is Event.STEP and record.fields["step"] in ("stop", "sleep") and record.model in since:
+            found.spans.append((record.model, since.pop(record.model), record.time))
+    found.spans += [(name, begin, here.now) for name, begin in since.items()]
+    return found

@@ -1,0 +1,263 @@
+"""The whole conductor in a machine that lags, lies, leaks and crashes: after every step the rules of the design hold.
+
+What the rules are is in `tests/simulator/audit.py`. HYPOTHESIS_PROFILE=slow looks ten times longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from aitherd.core.words import Residency, ResidencyClass
+from aitherd.errors import AitherError, CannotFit, StartFailed
+from tests.simulator.engines import Nature
+from tests.simulator.machine import Sight
+from tests.simulator.world import SLEEPER, Request, World, fleet, model
+
+GIB = 1 << 30
+WAIT = 90.0
+"""How long requests wait at most, in seconds."""
+CALM = 400.0
+"""Seconds after which a machine that is well again has recovered: the longest back-off, wait, load and stop."""
+SERVED = 120.0
+"""Seconds within which an idle, healthy machine brings any model in."""
+
+ORCHESTRATOR = model(
+    "orchestrator",
+    engine="vllm",
+    command=SLEEPER,
+    residency_class=ResidencyClass.ESSENTIAL,
+    vram=8 * GIB,
+    devices=("gpu0",),
+    load_timeout=60.0,
+)
+OTHERS = {
+    other.name: other
+    for other in (
+        model("chat", vram=9 * GIB, idle=300.0, load_timeout=60.0),
+        model("coder", vram=12 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
+        model("embed", vram=2 * GIB, residency_class=ResidencyClass.RESIDENT, load_timeout=60.0),
+        model("images", vram=10 * GIB, engine="comfyui", port=8188, idle=100.0, load_timeout=60.0),
+        model("voice", vram=4 * GIB, swap_slot="heavy", load_timeout=60.0, idle=40.0),
+        model("reader", vram=5 * GIB, swap_slot="heavy", load_timeout=60.0),
+        model("giant", vram=20 * GIB, load_timeout=60.0),
+        model("wide", vram=12 * GIB, span=2, load_timeout=60.0),
+    )
+}
+NAMES = ("orchestrator", *OTHERS)
+names = st.sampled_from(NAMES)
+devices = st.sampled_from(["gpu0", "gpu1"])
+pauses = st.sampled_from([0.0, 0.01, 0.3, 1.0, 6.0, 30.0])
+SPOILT = (
+    *("crash", "crash", "fails", "hangs", "refuses", "stubborn", "leaks", "lags", "grows", "works"),
+    *("mends", "mends", "mends"),
+)
+
+
+class Workstation(RuleBasedStateMachine):
+    """One machine from the start of its daemon until everything has come to an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: World | None = None
+        self.operations: list[asyncio.Task[None]] = []
+        self.taken: set[str] = set()
+
+    @initialize(
+        others=st.sets(st.sampled_from(sorted(OTHERS)), min_size=2, max_size=5),
+        second=st.booleans(),
+        load=st.sampled_from([0.5, 5.0, 25.0]),
+    )
+    def boot(self, others: set[str], second: bool, load: float) -> None:
+        models = [ORCHESTRATOR, *(OTHERS[name] for name in sorted(others))]
+        totals = {"gpu0": 24 * GIB} | ({"gpu1": 16 * GIB} if second else {})
+        natures = {one.name: Nature(one.vram, load=load) for one in models}
+        self.world = World(
+            fleet(models, wait=WAIT, return_timeout=5.0, min_residency=5.0, age_bound=10.0), totals, natures
+        )
+        self.world.__enter__()
+
+    @property
+    def here(self) -> World:
+        assert self.world is not None
+        return self.world
+
+    def _known(self, name: str) -> str | None:
+        return name if name in self.here.conductor.books else None
+
+    # --- what clients and people do --------------------------------------------------------------------------------
+
+    @rule(name=names, work=st.sampled_from([0.0, 2.0, 30.0]), timeout=st.sampled_from([None, None, 3.0]), then=pauses)
+    def ask(self, name: str, work: float, timeout: float | None, then: float) -> None:
+        if known := self._known(name):
+            book = self.here.conductor.books[known]
+            ready = book.residency is Residency.READY and not book.stop_wanted
+            request = self.here.send(known, work, timeout)
+            self._settle()
+            assert not ready or request.served == request.sent, "a ready model serves at once"
+            self.here.advance(then)
+
+    @rule(wanted=st.sets(names, min_size=2, max_size=4), then=pauses)
+    def ask_many(self, wanted: set[str], then: float) -> None:
+        for name in sorted(wanted):
+            if known := self._known(name):
+                self.here.send(known, 1.0)
+        self.here.advance(then)
+
+    @rule(choice=st.integers(0, 100))
+    def go_away(self, choice: int) -> None:
+        waiting = [request for request in self.here.requests if not request.ended]
+        if waiting:
+            task = waiting[choice % len(waiting)].task
+            assert task is not None
+            task.cancel()
+
+    @rule(
+        name=names, what=st.sampled_from(["start", "hold", "release", "release", "stop", "stop", "force"]), then=pauses
+    )
+    def tell(self, name: str, what: str, then: float) -> None:
+        if known := self._known(name):
+            conductor = self.here.conductor
+            match what:
+                case "start":
+                    self._operate(conductor.start(known))
+                case "hold":
+                    self._operate(conductor.hold(known))
+                case "release":
+                    self._operate(conductor.release(known))
+                case _:
+                    self._operate(conductor.stop(known, force=what == "force"))
+            self.here.advance(then)
+
+    @rule(seconds=st.sampled_from([0.3, 4.0, 15.0, 40.0, 120.0]))
+    def wait(self, seconds: float) -> None:
+        self.here.advance(seconds)
+
+    # --- what befalls the machine ----------------------------------------------------------------------------------
+
+    @rule(name=names, how=st.sampled_from(SPOILT), then=pauses)
+    def spoil(self, name: str, how: str, then: float) -> None:
+        nature = self.here.machine.natures.get(name)
+        if nature is None:
+            return
+        match how:
+            case "crash":
+                self.here.machine.crash(name)
+            case "leaks":
+                nature.leaks = 0.5
+            case "lags":
+                nature.lag = 4.0
+            case "grows":
+                self.here.audit.liars.add(name)
+                nature.footprint = self.here.conductor.fleet.models[name].vram * 6 // 5
+            case "works":
+                if engine := self.here.machine.engines.get(name):
+                    engine.jobs = 1
+            case "mends":
+                self.here.machine.mend_model(name)
+            case _:
+                setattr(nature, how, True)
+        self.here.advance(then)
+
+    @rule(device=devices, part=st.sampled_from([0.0, 0.1, 0.4, 1.0]), then=pauses)
+    def others_take(self, device: str, part: float, then: float) -> None:
+        machine = self.here.machine
+        if device in machine.totals:
+            machine.take(f"game on {device}", device, int(machine.totals[device] * part))
+        self.here.advance(then)
+
+    @rule(sight=st.sampled_from([Sight.TRUE, *Sight]), slow=st.sampled_from([0.0, 0.0, 0.02, 1.5]), then=pauses)
+    def see(self, sight: Sight, slow: float, then: float) -> None:
+        self.here.machine.sight, self.here.machine.measuring = sight, slow
+        self.here.advance(then)
+        if then > 1.0:
+            self.here.machine.sight = Sight.TRUE
+
+    @rule(now=st.sampled_from([False, False, False, True]))
+    def restart(self, now: bool) -> None:
+        if now:
+            self.here.restart()
+
+    # --- what holds ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def rules_hold(self) -> None:
+        if self.world is not None:
+            self._settle()
+            for request in self.here.requests:
+                assert request.ended <= 1, "a request ends once"
+                if request.waited is not None:
+                    assert request.waited <= WAIT + 0.001, f"{request} waited too long"
+
+    def _settle(self) -> None:
+        """Lets everything happen that happens at this instant."""
+        self.here.run(asyncio.sleep(0.0001))
+        self.here.check()
+
+    def _operate(self, work: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except AitherError:
+                return
+
+        self.operations.append(self.here.loop.create_task(run()))
+
+    # --- how it ends -----------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        if self.world is None:
+            return
+        try:
+            self._end()
+        finally:
+            self.world.__exit__(None, None, None)
+
+    def _end(self) -> None:
+        world = self.here
+        for request in world.requests:
+            if request.task is not None and request.served is not None:
+                request.task.cancel()
+        world.machine.mend()
+        for program in list(world.machine.foreign):
+            del world.machine.foreign[program]
+        for book in world.conductor.books.values():
+            self._operate(world.conductor.release(book.name))
+        world.advance(CALM)
+        assert all(request.ended == 1 for request in world.requests), "every request ends"
+        assert all(task.done() for task in self.operations), "every operation ends"
+        for task in self.operations:
+            # One that the daemon took with it when it was killed has no result.
+            if not task.cancelled():
+                task.result()
+        up = {book.name for book in world.conductor.books.values() if book.alive}
+        assert up == set(world.machine.engines), "what is booked is what runs"
+        for name in sorted(world.conductor.books):
+            request = world.send(name, 0.1)
+            world.advance(SERVED)
+            self._serves(request)
+
+    def _serves(self, request: Request) -> None:
+        assert request.ended == 1
+        honest = request.model not in self.here.audit.liars
+        fair = CannotFit if honest else (CannotFit, StartFailed)
+        assert request.served is not None or isinstance(request.error, fair), f"{request} in a healthy machine"
+
+
+PROFILES = {"quick": (220, 50), "slow": (3000, 80)}
+"""(examples, steps each)"""
+EXAMPLES, STEPS = PROFILES["slow" if os.environ.get("HYPOTHESIS_PROFILE") == "slow" else "quick"]
+TestWorkstation = pytest.mark.filterwarnings("error")(Workstation.TestCase)
+TestWorkstation.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
