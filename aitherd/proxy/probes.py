@@ -37,6 +37,8 @@ class _List(msgspec.Struct):
 
 async def watch(remote: Remote, peer: Peer, clock: Callable[[], Seconds] = monotonic) -> None:
     """Probes one node for ever."""
+    # Importing it takes a tenth of a second.
+    await asyncio.to_thread(__import__, "httpx")
     import httpx
 
     verify = peer.address.tls or False

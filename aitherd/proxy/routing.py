@@ -6,7 +6,7 @@ The decision itself is `core.routing.route`; carrying it out is a `Journey`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic, time
 
@@ -20,6 +20,7 @@ from aitherd.core.routing import Decision, LocalView, NoRoute, RemoteView, Reque
 from aitherd.core.upstreams import Route, Tier, Upstream
 from aitherd.core.words import Residency, Seconds
 from aitherd.errors import AitherError
+from aitherd.proxy.metrics import NodeSample
 from aitherd.proxy.needs import Needs
 from aitherd.proxy.probes import watch
 from aitherd.proxy.refusals import BadRequest, UnknownTier
@@ -157,6 +158,14 @@ class Routing:
         """A local model answered."""
         if model in self._locals:
             del self._locals[model]
+
+    def samples(self) -> Iterator[NodeSample]:
+        """Every node, for metrics."""
+        now = self.clock()
+        for name, remote in sorted(self.remotes.by_name.items()):
+            for peer in remote.peers:
+                up = peer.circuit.state(now) is not State.OPEN
+                yield NodeSample(name, str(peer.address), up, peer.in_flight, self.spend.today(name))
 
     # --- meanwhile -----------------------------------------------------------------------------------------------
 
