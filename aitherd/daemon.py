@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,12 +128,17 @@ class Daemon:
             return self._status_code
 
     def _reload(self, conductor: Conductor, routing: Routing) -> None:
-        """Takes over the configuration on disk. Raises ConfigurationRefused, and then nothing has changed."""
-        fleet, problems = load(directories(self._options.user), user=self._options.user)
-        if fleet is None:
-            raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
-        conductor.apply(fleet)
-        routing.apply(fleet.tiers, fleet.upstreams)
+        """Takes over the configuration on disk.
+
+        Raises ConfigurationRefused, which it has logged as well, and then nothing has changed.
+        """
+        try:
+            fleet = read_configuration(self._options.user)
+            conductor.apply(fleet)
+            routing.apply(fleet.tiers, fleet.upstreams)
+        except ConfigurationRefused as error:
+            self._log.error(f"the configuration on disk is not taken over: {error}")
+            raise
         log.set_level(fleet.settings.log_level)
         conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
 
@@ -144,10 +149,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor, routing)
 
     def _hang_up(self, conductor: Conductor, routing: Routing) -> None:
-        try:
+        with suppress(ConfigurationRefused):
             self._reload(conductor, routing)
-        except ConfigurationRefused as error:
-            self._log.error(f"the configuration is not taken over: {error}")
 
     async def _keep_alive(self) -> None:
         """Feeds the watchdog, from the loop that does the work: one that hangs feeds nothing."""
@@ -186,6 +189,14 @@ class Daemon:
             if device.fresh
         ]
         return "; ".join([", ".join(counts) or "no model is up", *devices, *conductor.problems()])
+
+
+def read_configuration(user: bool) -> Fleet:
+    """The configuration on disk, without any error. Raises ConfigurationRefused with all of them."""
+    fleet, problems = load(directories(user), user=user)
+    if fleet is None:
+        raise ConfigurationRefused("\n".join(str(problem) for problem in problems if problem.error))
+    return fleet
 
 
 def open_bus(user: bool) -> sdbus.SdBus:

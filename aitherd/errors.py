@@ -57,6 +57,10 @@ class OutOfDeviceMemory(StartFailed):
     """The engine did not become ready because the device had not enough memory for it after all."""
 
 
+class HostOutOfMemory(StartFailed):
+    """The kernel killed the engine for host memory. Trying again soon would only end the same way."""
+
+
 class BackingOff(AitherError):
     """The model failed a moment ago and is not tried again yet."""
 

@@ -13,12 +13,11 @@ from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.launch import model_of
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
-from aitherd.conductor.rise import Rise
+from aitherd.conductor.rise import BACKOFF_FIRST, Rise
 from aitherd.conductor.steps import Steps
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Residency, Seconds
-from aitherd.errors import StartFailed
 from aitherd.host.systemd import Systemd
 
 SAMPLE_MOVING: Seconds = 0.5
@@ -138,10 +137,11 @@ class Observer:
     async def _died(self, book: Book) -> None:
         before, expected = self._meter.accounts, book.measured
         book.error = "its process ended"
+        # Nobody starts it anew before it is known why it ended.
+        book.retry_at = self._clock.monotonic() + BACKOFF_FIRST
         book.move(Move.DIED)
         self._let_go(book)
-        cause = await self._rise.cause(book)
-        await self._rise.failed(book, StartFailed(f"{book.name} ended by itself: {cause}"))
+        await self._rise.failed(book, await self._rise.ended(book))
         missing = await self._steps.settle(book, before, expected)
         if book.residency is not Residency.FAILED:
             return

@@ -20,7 +20,7 @@ from aitherd.conductor.steps import Steps
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
 from aitherd.engines.base import EngineRefused, Health
-from aitherd.errors import AitherError, HostFailure, OutOfDeviceMemory, StartFailed, Stopped
+from aitherd.errors import AitherError, HostFailure, HostOutOfMemory, OutOfDeviceMemory, StartFailed, Stopped
 
 if TYPE_CHECKING:
     from aitherd.host.systemd import Systemd, UnitStatus
@@ -34,6 +34,8 @@ SOCKET_PATH_MAX = 107
 BACKOFF_FIRST: Seconds = 2.0
 BACKOFF_LAST: Seconds = 120.0
 """After a failure the next try waits this long at first, twice as long each time, and never longer than the last."""
+BACKOFF_HOST: Seconds = 60.0
+"""The first pause after the kernel killed an engine for host memory: it would be killed again."""
 
 
 class Rise:
@@ -158,7 +160,8 @@ class Rise:
     async def failed(self, book: Book, error: AitherError) -> None:
         """Books a failure: the model is not tried again before its back-off is over."""
         book.failures += 1
-        pause = min(BACKOFF_FIRST * 2.0 ** (book.failures - 1), BACKOFF_LAST)
+        first = BACKOFF_HOST if isinstance(error, HostOutOfMemory) else BACKOFF_FIRST
+        pause = min(first * 2.0 ** (book.failures - 1), BACKOFF_LAST)
         book.retry_at = self._clock.monotonic() + pause
         book.error = error.message
         self._records.add(
@@ -169,9 +172,9 @@ class Rise:
             retry_in=pause,
         )
 
-    async def cause(self, book: Book) -> str:
-        """Why the engine of `book` ended, for people: systemd's verdict and the last line that it wrote."""
-        return await self._cause(book, StartFailed("its process ended"))
+    async def ended(self, book: Book) -> StartFailed:
+        """Why the engine of `book` ended by itself: systemd's verdict and the last line that it wrote."""
+        return await self._explain(book, StartFailed("its process ended"), "ended by itself")
 
     async def _clear_leftovers(self, book: Book) -> None:
         """Frees the unit's name: a unit that failed stays loaded so that people can see why."""
@@ -202,15 +205,7 @@ class Rise:
 
     async def _failure(self, book: Book, error: AitherError) -> AitherError:
         """Clears away what did not come up and returns the error that says why."""
-        failure = error
-        if not isinstance(error, Stopped):
-            cause = await self._cause(book, error)
-            kind = OutOfDeviceMemory if book.expected() and OUT_OF_MEMORY.search(cause) else StartFailed
-            failure = kind(
-                f"{book.name} did not start: {cause}",
-                remedy=f"see journalctl -u {book.unit}",
-                retry_after=BACKOFF_FIRST,
-            )
+        failure = error if isinstance(error, Stopped) else await self._explain(book, error, "did not start")
         await self._abandon(book, failure)
         return failure
 
@@ -227,19 +222,26 @@ class Rise:
         elif error is None or isinstance(error, Stopped):
             book.move(Move.CALM)
 
-    async def _cause(self, book: Book, error: AitherError) -> str:
+    async def _explain(self, book: Book, error: AitherError, what: str) -> StartFailed:
+        """`error` with what systemd and the engine itself have to say about it."""
+        kind: type[StartFailed] = StartFailed
+        pause, verdict = BACKOFF_FIRST, error.message
         if isinstance(error, HostFailure):
-            return str(error)
-        status = await self._systemd.unit(book.unit)
-        verdict = error.message
-        if status is not None and status.result == "oom-kill":
-            limit = dict(book.model.resources).get("MemoryMax")
-            size = f" at MemoryMax {format_bytes(limit[1])}" if limit and isinstance(limit[1], int) else ""
-            verdict = f"the kernel killed it for host memory{size} (host_oom)"
-        elif status is not None and status.result not in ("", "success"):
-            verdict = f"{verdict} ({status.result}, status {status.exec_main_status})"
-        line = await self._last_line(book.unit, book.invocation)
-        return f"{verdict}; it wrote: {line}" if line else verdict
+            verdict = str(error)
+        else:
+            status = await self._systemd.unit(book.unit)
+            if status is not None and status.result == "oom-kill":
+                limit = dict(book.model.resources).get("MemoryMax")
+                size = f" at MemoryMax {format_bytes(limit[1])}" if limit and isinstance(limit[1], int) else ""
+                kind, pause = HostOutOfMemory, BACKOFF_HOST
+                verdict = f"the kernel killed it for host memory{size} (host_oom)"
+            elif status is not None and status.result not in ("", "success"):
+                verdict = f"{verdict} ({status.result}, status {status.exec_main_status})"
+            if line := await self._last_line(book.unit, book.invocation):
+                verdict = f"{verdict}; it wrote: {line}"
+            if kind is StartFailed and book.expected() and OUT_OF_MEMORY.search(verdict):
+                kind = OutOfDeviceMemory
+        return kind(f"{book.name} {what}: {verdict}", remedy=f"see journalctl -u {book.unit}", retry_after=pause)
 
     def _request(self, book: Book, placement: tuple[DeviceId, ...]) -> UnitRequest:
         assert book.endpoint is not None

@@ -155,6 +155,16 @@ def parser() -> Parser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
     logs.add_argument("-n", "--lines", type=count, help="show only the last lines")
 
+    for name, text in (
+        ("enable", "Puts shipped model files in force: the whole fleet, or some models."),
+        ("disable", "Takes model files out of force, and keeps them."),
+    ):
+        switch = command(name, f"enable:{name}", text)
+        _names(switch, "*" if name == "enable" else "+")
+        if name == "enable":
+            switch.add_argument("--all", action="store_true", help="every shipped model")
+        switch.add_argument("--no-reload", action="store_true", help="tell neither systemd nor the daemon")
+    _names(command("doctor", "doctor:doctor", "Looks for what would keep models from coming up."), "*")
     check = command("check-config", "configuration:check", "Checks the configuration on disk.")
     check.add_argument("directory", nargs="*", metavar="DIR", help="instead of the usual directories, strongest first")
     check.add_argument(

@@ -147,6 +147,17 @@ class Engine:
         """Sleep levels that a server started like this offers, shallowest first."""
         return ()
 
+    def gpu_check(self, executable: str, python: str) -> tuple[str, ...] | None:
+        """A command whose output `gpu_verdict` reads: whether its runtime sees a GPU. None where nothing would tell.
+
+        `python` is the interpreter that runs it; empty when none does.
+        """
+        return None
+
+    def gpu_verdict(self, output: str) -> str:
+        """What is wrong, and what to do about it, by what the command of `gpu_check` wrote; empty when nothing is."""
+        return ""
+
     def only_looks(self, method: str, path: str) -> bool:
         """Whether a client's request, `path` without its query, makes it do nothing that is worth being loaded for.
 

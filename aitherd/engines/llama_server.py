@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aitherd.core.words import Endpoint, Seconds
+from aitherd.engines import gpu_check
 from aitherd.engines.base import Control, Engine, EngineRefused, Health, Launch, fields, listen_on_port, probe, require
 
 UNFIT = {"save": (501,), "restore": (400, 404, 501)}
@@ -33,6 +34,12 @@ class LlamaServer(Engine):
         if endpoint.socket is not None:
             return Launch((*command, "--host", endpoint.socket, "--port", "8080"))
         return Launch((*command, *listen_on_port(endpoint, "--host")))
+
+    def gpu_check(self, executable: str, python: str) -> tuple[str, ...] | None:
+        return (executable, "--list-devices")
+
+    def gpu_verdict(self, output: str) -> str:
+        return gpu_check.llama_verdict(output)
 
     async def health(self, control: Control) -> Health:
         return await probe(control, "/health")

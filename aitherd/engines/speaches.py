@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from aitherd.core.words import Endpoint
+from aitherd.engines import gpu_check
 from aitherd.engines.base import Control, Engine, Health, Launch, fields, probe, require
 
 
@@ -30,6 +31,12 @@ class Speaches(Engine):
         if endpoint.socket is not None:
             return Launch(tuple(command), {"UVICORN_UDS": endpoint.socket})
         return Launch(tuple(command), {"UVICORN_HOST": "127.0.0.1", "UVICORN_PORT": str(endpoint.port)})
+
+    def gpu_check(self, executable: str, python: str) -> tuple[str, ...] | None:
+        return (python, "-c", gpu_check.CTRANSLATE2) if python else None
+
+    def gpu_verdict(self, output: str) -> str:
+        return gpu_check.ctranslate2_verdict(output)
 
     async def health(self, control: Control) -> Health:
         return await probe(control, "/health")

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from aitherd.core.words import Endpoint, Seconds
+from aitherd.engines import gpu_check
 from aitherd.engines.base import Control, Engine, Health, Launch, Rung, fields, listen_on_port, probe, require
 
 CONTEXT_BYTES = 1536 * 2**20
@@ -57,6 +58,12 @@ class Vllm(Engine):
             Rung(1, CONTEXT_BYTES, keeps_weights=True, seconds=LEVEL_1[0], wake=LEVEL_1[1]),
             Rung(2, CONTEXT_BYTES, keeps_weights=False, seconds=LEVEL_2[0], wake=LEVEL_2[1]),
         )
+
+    def gpu_check(self, executable: str, python: str) -> tuple[str, ...] | None:
+        return (python, "-c", gpu_check.TORCH) if python else None
+
+    def gpu_verdict(self, output: str) -> str:
+        return gpu_check.torch_verdict(output)
 
     async def health(self, control: Control) -> Health:
         health = await probe(control, "/health")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aitherd.core.words import Endpoint
+from aitherd.engines import gpu_check
 from aitherd.engines.base import Control, Engine, Health, Launch, listen_on_port, probe
 
 
@@ -26,6 +27,12 @@ class Xtts(Engine):
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         return Launch((*command, *listen_on_port(endpoint, "--host")))
+
+    def gpu_check(self, executable: str, python: str) -> tuple[str, ...] | None:
+        return (python, "-c", gpu_check.TORCH) if python else None
+
+    def gpu_verdict(self, output: str) -> str:
+        return gpu_check.torch_verdict(output)
 
     async def health(self, control: Control) -> Health:
         return await probe(control, "/speakers_list")

@@ -212,8 +212,8 @@ def for_real() -> None:
         print(
             "\nThis machine has an NVIDIA GPU and systemd. The same for real:\n"
             "  make deb && sudo apt install ./build/aitherd_*.deb\n"
-            "  sudo cp /usr/share/doc/aitherd/examples/models.d/vision.toml /etc/aither/models.d/\n"
-            "  sudo systemctl daemon-reload && sudo systemctl start aither-vision.service\n"
+            "  sudo aitherctl enable vision\n"
+            "  sudo systemctl start aither-vision.service\n"
             "  aitherctl status vision"
         )
 

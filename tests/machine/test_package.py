@@ -191,7 +191,6 @@ def test_members_of_the_group_say_which_models_run_and_others_are_asked(installe
     installed.run("usermod --append --groups aither alice", check=True)
     assert answers() == ["start", "stop", "lease"]
     installed.run("gpasswd --delete alice aither", check=True)
-    assert allowed(installed, "aither", "org.aitheros.Aither1.reload")
 
 
 def test_the_daemon_may_ask_polkit_about_others_and_ordinary_users_may_not(installed: Guest) -> None:

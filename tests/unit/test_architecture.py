@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "conductor": {"conductor", "host", "engines", "config", "core", "errors"},
     "proxy": {"proxy", "conductor.operations", "conductor.records", "core", "errors"},
     "bus": {"bus", "conductor.operations", "conductor.records", "core", "errors"},
-    "ctl": {"ctl", "bus.names", "config", "core", "errors", "host.nvml"},
+    "ctl": {"ctl", "bus.names", "config", "core", "engines", "errors", "host.memory", "host.nvml"},
     "daemon": {"bus", "conductor", "config", "core", "engines", "errors", "host", "proxy"},
     "__main__": {"daemon"},
     "__init__": set(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,9 +55,12 @@ def fleet() -> SmallFleet:
 
 
 @pytest.fixture
-def leasing(fleet: SmallFleet) -> SmallLeasing:
+def leasing(fleet: SmallFleet) -> Iterator[SmallLeasing]:
     """Who grants leases."""
-    return SmallLeasing(fleet)
+    one = SmallLeasing(fleet)
+    yield one
+    for ours in one.held.values():
+        ours.close()
 
 
 @pytest.fixture

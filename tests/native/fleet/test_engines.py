@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.native.daemon.conftest import GIB, chat, engine
 from tests.native.fleet.conftest import shipped, steps
-from tests.testbed import speech
+from tests.testbed import models, speech
 from tests.testbed.nvml import Gpu
 from tests.testbed.rig import Rig
 
@@ -74,3 +78,21 @@ def test_speaches_unloads_its_model_and_stays(rig: Rig, gpu: Gpu, http: httpx.Cl
     assert chat(http, "large").status_code == 200
     assert steps(rig) == ["start listen", "free listen", "start large"]
     assert gpu.card.used == 29 * GIB + 400 * MIB
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_llama_server_goes_on_where_it_stopped_if_its_file_says_so(
+    start_rig: Callable[..., Rig], real_llama: Path, tmp_path: Path, keep: bool
+) -> None:
+    rig = start_rig(path=[real_llama])
+    words = ["llama-server", *models.llama_flags(), "--parallel", "1", "--slot-save-path", str(tmp_path)]
+    text = f'engine = "llama-server"\nvram = "0 B"\nserves = ["tiny-chat"]\ncommand = {json.dumps(words)}\n'
+    rig.model("keeper", f"{text}keep-slots = {json.dumps(keep)}\n")
+    with rig.http() as http:
+        assert chat(http, "tiny-chat").status_code == 200
+        rig.ctl("stop", "keeper")
+        # See test_workstation.py.
+        (rig.manager.runtime / "aither-engine" / "keeper" / "http.sock").unlink(missing_ok=True)
+        again = chat(http, "tiny-chat").json()
+    assert (again["timings"]["cache_n"] >= again["usage"]["prompt_tokens"] - 1) is keep
+    assert [path.name for path in tmp_path.glob("*.bin")] == (["aither-keeper-0.bin"] if keep else [])

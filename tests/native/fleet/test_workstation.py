@@ -30,7 +30,8 @@ def test_a_round_through_the_fleet_never_touches_the_orchestrator(
         assert gpu.card.used - essentials <= room
 
     check()
-    assert chat(client, "qwen2.5-vl").status_code == 200
+    seen = chat(client, "qwen2.5-vl")
+    assert seen.status_code == 200, seen.text
     check()
     prompt = render(client, 0.1)
     workstation.wait_for(lambda: outcome(client, prompt) == "success", "the render")
@@ -43,7 +44,11 @@ def test_a_round_through_the_fleet_never_touches_the_orchestrator(
     check()
     assert chat(client, "gemma-4-26b-a4b-offload").status_code == 200
     check()
-    assert chat(client, "qwen2.5-vl").status_code == 200
+    # systemd removes what a unit leaves in its runtime directory, but only from a file system in memory, which this
+    # one need not be; and llama-server does not listen where another has left its socket.
+    (workstation.manager.runtime / "aither-engine" / "vision" / "http.sock").unlink(missing_ok=True)
+    seen = chat(client, "qwen2.5-vl")
+    assert seen.status_code == 200, seen.text
     check()
     refused = chat(client, "gemma-4-26b-a4b")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_room")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aitherd.conductor.store import State, Store, learning_key
+from aitherd.conductor.store import KeptLease, State, Store, learning_key
 from aitherd.core.learning import Learned
 
 
@@ -19,7 +19,11 @@ def learned() -> Learned:
 def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
     key = learning_key("vision", "abc", "570.1")
     state = State(
-        held=frozenset({"chat"}), stopped=frozenset({"embed"}), levels={"challenger": 2}, learned={key: learned()}
+        held=frozenset({"chat"}),
+        stopped=frozenset({"embed"}),
+        levels={"challenger": 2},
+        learned={key: learned()},
+        leases={"a1": KeptLease(8 << 30, "gpu0", "a game", 4711, 12345, since=1.5, ends=0.0)},
     )
     Store(tmp_path).save(state)
     assert Store(tmp_path).load() == state
@@ -27,6 +31,11 @@ def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
 
 def test_nothing_saved_is_an_empty_state(tmp_path: Path) -> None:
     assert Store(tmp_path / "not-there").load() == State()
+
+
+def test_a_file_from_before_there_were_leases_is_read(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"version": 1, "held": ["chat"], "stopped": [], "levels": {}, "learned": {}}')
+    assert Store(tmp_path).load() == State(held=frozenset({"chat"}))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,8 @@ def test_nothing_saved_is_an_empty_state(tmp_path: Path) -> None:
         '{"version": 1, "held": [], "stopped": [], "levels": {"a": "deep"}, "learned": {}}',
         '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": {"a": {"peaks": ["x"]}}}',
         '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": 3}',
+        '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": {}, "leases": []}',
+        '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": {}, "leases": {"a1": {"bytes": 1}}}',
     ],
 )
 def test_a_damaged_file_is_kept_aside_and_not_believed(tmp_path: Path, damage: str) -> None:

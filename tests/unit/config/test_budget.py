@@ -54,7 +54,7 @@ def test_a_model_that_never_fits_beside_the_essentials_is_a_note(etc: Etc) -> No
     assert not note.error
     assert note.path == etc.models / "challenger.toml"
     assert "challenger 16 GiB + orchestrator 19.1 GiB + reserve 512 MiB = 35.6 GiB" in note.message
-    assert "next route" in note.remedy
+    assert "no_room" in note.remedy
 
 
 def test_models_that_come_and_go_are_not_added_up(etc: Etc) -> None:

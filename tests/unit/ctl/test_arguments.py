@@ -30,6 +30,11 @@ REPOSITORY = Path(__file__).parents[3]
         (["list", "--jsn"], "unrecognized arguments: --jsn; see aitherctl --help"),
         (["schema", "models"], "see aitherctl schema --help"),
         (["--user", "--system", "list"], "argument --system: not allowed with argument --user; see aitherctl --help"),
+        (["lease", "true"], "the following arguments are required: --vram; see aitherctl lease --help"),
+        (["lease", "--vram", "0"], "argument --vram: '0' is nothing to claim; see aitherctl lease --help"),
+        (["lease", "--vram", "8GB"], "argument --vram: '8GB': GB may mean two sizes; write \"8 GiB\""),
+        (["lease", "--vram", "8G", "--for", "soon"], "argument --for: 'soon': not a duration; write a duration"),
+        (["lease", "--vram", "8G", "ls", "-l"], "unrecognized arguments: -l; see aitherctl --help"),
         (["check-config", "--device", "gpu0"], "--device gpu0: "),
         (["check-config", "--device", "gpu0=much"], "--device gpu0=much: "),
     ],
@@ -41,6 +46,20 @@ def test_mistakes_are_one_line_and_status_2(words: list[str], said: str, capsys:
     (line,) = captured.err.splitlines()
     assert line.startswith("aitherctl: ")
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "argv"),
+    [
+        ([], []),
+        (["game"], ["game"]),
+        (["--", "ls", "-l", "--json"], ["ls", "-l", "--json"]),
+        (["--for", "2h", "--", "sh", "-c", "--", "true"], ["sh", "-c", "--", "true"]),
+    ],
+)
+def test_a_command_is_taken_as_it_is(words: list[str], argv: list[str]) -> None:
+    arguments = parse(["lease", "--vram", "8G", *words])
+    assert (arguments.argv, arguments.vram, arguments.json) == (argv, 8 << 30, False)
 
 
 @pytest.mark.parametrize(

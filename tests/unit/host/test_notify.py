@@ -53,9 +53,23 @@ def test_a_reload_tells_when_it_began(manager: socket.socket) -> None:
     assert before <= int(second.removeprefix("MONOTONIC_USEC=")) / 1e6 + 1e-6 <= time.monotonic() + 1e-6
 
 
+def test_the_manager_is_given_a_descriptor_to_keep(manager: socket.socket) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        notify.keep("lease-a1", ours.fileno())
+        text, (kept,), _, _ = socket.recv_fds(manager, 4096, 2)
+        assert text.decode().split("\n") == ["FDSTORE=1", "FDNAME=lease-a1"]
+        with socket.socket(fileno=kept) as copy:
+            theirs.send(b"x")
+            assert copy.recv(1) == b"x"
+    notify.let_go("lease-a1")
+    assert heard(manager) == ["FDSTOREREMOVE=1", "FDNAME=lease-a1"]
+
+
 def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify.ready()
+    notify.keep("lease-a1", 0)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     notify.ready()
 

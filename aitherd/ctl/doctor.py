@@ -1,0 +1,230 @@
+"""`doctor`: what would keep a model from coming up, found before anybody waits for it. One line a finding.
+
+It starts no model and loads nothing. What the configuration itself says is `check-config`'s; here is what only this
+machine can tell: programs, drivers, weights, places to listen, directories, memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aitherd import config
+from aitherd.config import Fleet, Model
+from aitherd.config.commands import option
+from aitherd.core.ledger import Sample
+from aitherd.core.words import HOST, Bytes, Seconds, format_bytes
+from aitherd.ctl.configuration import MEASURING_TIMEOUT
+from aitherd.ctl.failure import Exit, Failure
+from aitherd.ctl.terminal import print_json, printable, style
+from aitherd.engines import engine
+from aitherd.host.memory import host_memory
+from aitherd.host.nvml import Nvml
+
+ENGINE_USER = "aither-engine"
+ENGINE_CACHE = "/var/cache/aither-engine"
+"""Who engines of the system's daemon run as, and where they keep what they download. See aither-model(5)."""
+GPU_CHECK_TIMEOUT: Seconds = 60.0
+"""How long a program may take to say whether it sees the GPU: importing PyTorch takes seconds."""
+ERROR, WARNING, FINE = "error", "warning", "ok"
+STYLES = {ERROR: "red", WARNING: "yellow", FINE: "green"}
+REPOSITORY_OPTIONS = ("-hf", "--hf-repo", "--model", "-m")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    severity: str
+    about: str
+    """A model, a device, or `configuration`."""
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.message}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Looks at the machine for all models, or for those named."""
+    fleet, problems = config.load(config.directories(arguments.user), user=arguments.user)
+    findings = [Finding(ERROR if problem.error else WARNING, "configuration", str(problem)) for problem in problems]
+    sample = asyncio.run(_sample())
+    findings += _devices(sample)
+    if fleet is not None:
+        models = _chosen(fleet, arguments.names)
+        totals = {device.id: device.total for device in sample.devices}
+        for problem in config.check_devices(fleet, totals):
+            findings.append(Finding(ERROR if problem.error else WARNING, "configuration", str(problem)))
+        for model in models:
+            found = list(_model(model, fleet, sample, user=arguments.user))
+            findings += found or [Finding(FINE, model.name, "nothing stands in its way")]
+    if arguments.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            print(f"{style(f'{finding.severity:<7}', STYLES[finding.severity])}  {printable(str(finding))}")
+    return Exit.FAILED if any(finding.severity == ERROR for finding in findings) else Exit.OK
+
+
+def _chosen(fleet: Fleet, names: Sequence[str]) -> Sequence[Model]:
+    for name in names:
+        if name not in fleet.names:
+            raise Failure(f"there is no model {name}", "aitherctl check-config lists them", status=Exit.UNKNOWN)
+    return [fleet.models[fleet.names[name]] for name in names] or list(fleet.models.values())
+
+
+async def _sample() -> Sample:
+    nvml = Nvml()
+    try:
+        return await nvml.sample(MEASURING_TIMEOUT)
+    finally:
+        await nvml.close()
+
+
+def _devices(sample: Sample) -> Iterator[Finding]:
+    if sample.problem or not sample.devices:
+        yield Finding(ERROR, "devices", sample.problem or "NVML lists none; look at nvidia-smi")
+    for device in sample.devices:
+        yield Finding(FINE, device.id, f"{device.name}, {format_bytes(device.total)}, driver {sample.driver}")
+
+
+def _model(model: Model, fleet: Fleet, sample: Sample, *, user: bool) -> Iterator[Finding]:
+    if model.vram or model.utilization:
+        yield from _gpu(model)
+    yield from _weights(model, user=user)
+    yield from _listening(model, user=user)
+    yield from _directories(model)
+    yield from _memory(model, fleet, max((device.total for device in sample.devices), default=0))
+
+
+def _gpu(model: Model) -> Iterator[Finding]:
+    manners = engine(model.engine, model.health)
+    command = manners.gpu_check(model.executable, _python(model.executable))
+    if command is None:
+        return
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            timeout=GPU_CHECK_TIMEOUT, check=False, cwd="/",
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Finding(WARNING, model.name, f"{command[0]} could not be asked whether it sees the GPU: {error}")
+        return
+    if verdict := manners.gpu_verdict(done.stdout + done.stderr):
+        message, _, remedy = verdict.partition("; ")
+        yield Finding(ERROR, model.name, f"{model.executable}: {message}", remedy)
+
+
+def _python(executable: str) -> str:
+    """The interpreter that runs a program: itself, or what its first line names; empty when it is no Python program."""
+    if Path(executable).name.startswith("python"):
+        return executable
+    try:
+        with Path(executable).open("rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return ""
+    words = first.removeprefix(b"#!").decode(errors="replace").split() if first.startswith(b"#!") else []
+    return words[0] if words and Path(words[0]).name.startswith("python") else ""
+
+
+def _weights(model: Model, *, user: bool) -> Iterator[Finding]:
+    for name in (*REPOSITORY_OPTIONS, "--mmproj", "--model-folder"):
+        value = option(model.command, name)
+        if not value or (name == "-m" and engine(model.engine).kind not in ("llama-server", "whisper-server")):
+            continue
+        if value.startswith("/"):
+            if not os.access(value, os.R_OK):
+                yield Finding(ERROR, model.name, f"{name} {value} cannot be read", "put the weights there")
+        elif "/" in value and name in REPOSITORY_OPTIONS and not _downloaded(value.partition(":")[0], model, user=user):
+            offline = any("HF_HUB_OFFLINE=1" in entry for entry in _environment(model))
+            yield Finding(
+                ERROR if offline else WARNING,
+                model.name,
+                f"the weights of {value} are not here yet",
+                "take HF_HUB_OFFLINE away, or download them"
+                if offline
+                else "the first start downloads them: raise load-timeout, or download them before",
+            )
+
+
+def _downloaded(repository: str, model: Model, *, user: bool) -> bool:
+    """Whether the cache that the engine would use has something of a repository of models."""
+    own = {entry.partition("=")[0]: entry.partition("=")[2] for entry in _environment(model)}
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    home = own.get("HF_HOME") or (f"{cache}/huggingface" if user else f"{ENGINE_CACHE}/huggingface")
+    llama = own.get("LLAMA_CACHE") or (f"{cache}/llama.cpp" if user else f"{ENGINE_CACHE}/llama.cpp")
+    name = repository.replace("/", "--")
+    return (Path(home) / "hub" / f"models--{name}").is_dir() or any(
+        Path(llama).glob(f"*{repository.replace('/', '_')}*")
+    )
+
+
+def _environment(model: Model) -> list[str]:
+    _, entries = model.service.get("Environment", ("as", []))
+    return [str(entry) for entry in entries] if isinstance(entries, list) else []
+
+
+def _listening(model: Model, *, user: bool) -> Iterator[Finding]:
+    if model.port is None or _active(model.name, user=user):
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", model.port))
+        except OSError:
+            yield Finding(
+                ERROR,
+                model.name,
+                f"somebody else listens on port {model.port}",
+                f"ss -tlnp 'sport = {model.port}' says who; stop it, or set another port",
+            )
+
+
+def _active(name: str, *, user: bool) -> bool:
+    command = ["systemctl", *(("--user",) if user else ()), "is-active", "--quiet", f"aither-{name}-engine.service"]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def _directories(model: Model) -> Iterator[Finding]:
+    wanted = [("--slot-save-path", option(model.command, "--slot-save-path") or "")]
+    for name in ("WorkingDirectory", "ReadWritePaths"):
+        _, value = model.service.get(name, ("", []))
+        wanted += [(name, str(path)) for path in (value if isinstance(value, list) else [value])]
+    for name, path in dict.fromkeys(wanted):
+        bare = path.removeprefix("+")
+        # A minus says that it may be missing.
+        if bare.startswith("/") and not Path(bare).is_dir():
+            yield Finding(ERROR, model.name, f"{name} {bare} is not a directory", f"install -d -o {ENGINE_USER} {bare}")
+
+
+def _memory(model: Model, fleet: Fleet, largest: Bytes) -> Iterator[Finding]:
+    """Whether host memory takes what a sleeper moves there."""
+    rungs = engine(model.engine).ladder(model.command, {})
+    need = max((model.vram_on(largest) - rung.residue for rung in rungs if rung.keeps_weights), default=0)
+    if need <= 0:
+        return
+    memory = host_memory()
+    _, limit = model.resources.get("MemoryMax", ("t", None))
+    if isinstance(limit, int) and limit < need:
+        yield Finding(
+            ERROR,
+            model.name,
+            f"asleep it keeps up to {format_bytes(need)} in host memory, above its MemoryMax of {format_bytes(limit)}",
+            "raise MemoryMax",
+        )
+    if memory.available < need:
+        yield Finding(
+            WARNING,
+            model.name,
+            f"asleep it keeps up to {format_bytes(need)} in host memory, of which {format_bytes(memory.available)} "
+            f"are available on {HOST} now",
+            "it is stopped instead of put to sleep where memory is short",
+        )
