@@ -26,6 +26,7 @@ from aitherd.conductor.books import Clock
 from aitherd.conductor.conductor import Conductor
 from aitherd.conductor.launch import Host
 from aitherd.conductor.leases import descriptors
+from aitherd.conductor.outlook import Outlooks
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.store import Store
 from aitherd.config import Fleet, Problem, Settings, directories, load
@@ -35,6 +36,7 @@ from aitherd.host import journal, log, notify
 from aitherd.host.nvml import Nvml
 from aitherd.host.systemd import Systemd
 from aitherd.proxy.limits import Limits
+from aitherd.proxy.routing import Routing
 from aitherd.proxy.server import Proxy
 
 EX_CONFIG = 78
@@ -92,16 +94,19 @@ class Daemon:
             )
             passed = notify.listen_sockets()
             await conductor.open(self._faults, descriptors(passed))
-            proxy = Proxy(conductor, limits(conductor.fleet.settings))
+            look = Outlooks(conductor.books, conductor.scheduler.world, clock)
+            routing = Routing(conductor, look=look, records=records, state=state_directory(user))
+            routing.apply(conductor.fleet.tiers, conductor.fleet.upstreams)
+            proxy = Proxy(conductor, limits(conductor.fleet.settings), routing)
             await proxy.serve(list(proxy_sockets(user, passed)))
 
             async def reload() -> None:
-                self._reload(conductor)
+                self._reload(conductor, routing)
 
             service = BusService(bus, conductor, conductor.leasing, records, reload, Authority(bus, user=user))
             await service.start()
             conductor.subscribe(lambda _: self._changed.set())
-            self._on_signals(conductor)
+            self._on_signals(conductor, routing)
             notify.ready(self._status(conductor))
             self._log.info("aitherd is up", version=__version__, models=len(conductor.books), user=user)
             async with asyncio.TaskGroup() as group:
@@ -122,7 +127,7 @@ class Daemon:
             self._log.info("aitherd ends; engines run on")
             return self._status_code
 
-    def _reload(self, conductor: Conductor) -> None:
+    def _reload(self, conductor: Conductor, routing: Routing) -> None:
         """Takes over the configuration on disk.
 
         Raises ConfigurationRefused, which it has logged as well, and then nothing has changed.
@@ -130,21 +135,22 @@ class Daemon:
         try:
             fleet = read_configuration(self._options.user)
             conductor.apply(fleet)
+            routing.apply(fleet.tiers, fleet.upstreams)
         except ConfigurationRefused as error:
             self._log.error(f"the configuration on disk is not taken over: {error}")
             raise
         log.set_level(fleet.settings.log_level)
         conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
 
-    def _on_signals(self, conductor: Conductor) -> None:
+    def _on_signals(self, conductor: Conductor, routing: Routing) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor, routing)
 
-    def _hang_up(self, conductor: Conductor) -> None:
+    def _hang_up(self, conductor: Conductor, routing: Routing) -> None:
         with suppress(ConfigurationRefused):
-            self._reload(conductor)
+            self._reload(conductor, routing)
 
     async def _keep_alive(self) -> None:
         """Feeds the watchdog, from the loop that does the work: one that hangs feeds nothing."""

@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
@@ -21,7 +21,7 @@ from aitherd.bus.introspection import OBJECTS
 from aitherd.config import written
 from aitherd.config.properties import REFUSED, TABLES, Property
 from aitherd.config.units import duration_text, size_text
-from aitherd.config.written import ModelFile, ModelsSection, SettingsFile, Written
+from aitherd.config.written import ModelFile, ModelsSection, Written
 from aitherd.ctl.arguments import parser
 from aitherd.proxy.metrics import Metrics
 
@@ -55,6 +55,14 @@ NOUNS: tuple[tuple[Any, str], ...] = (
     (written.Ability, "one of"),
     (written.Listen, "one of"),
     (written.Level, "one of"),
+    (written.Way, "route"),
+    (written.Url, "URL"),
+    (written.Credential, "name"),
+    (written.File, "absolute path"),
+    (written.Price, "number"),
+    (written.Effort, "one of"),
+    (written.Leave, "one of"),
+    (written.Kind, "one of"),
 )
 """What a value of each type is called; ranges and words come from the type itself."""
 
@@ -94,9 +102,7 @@ def escaped(text: str) -> str:
 
 
 def _settings() -> Iterator[str]:
-    for name, field in SettingsFile.model_fields.items():
-        section = field.annotation
-        assert isinstance(section, type) and issubclass(section, Written)
+    for name, section in written.sections():
         yield f".SS [{name}]\n{escaped(section.__doc__ or '')}\n"
         yield from _keys(section)
 
@@ -106,7 +112,7 @@ def _keys(section: type[Written]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         key = field.alias or name
         yield f".TP\n{literal(key)}\n{escaped(field.description or '')}\n"
-        if key in TABLES:
+        if key in TABLES or get_origin(hints[name]) is dict:
             continue
         said = f"Value: {kind(hints[name])}."
         yield f".br\n{escaped(said)}\n{escaped(_default(hints[name], field))}\n"

@@ -50,6 +50,10 @@ class Event(StrEnum):
     DEVICE = "device"
     """A device became measurable, or stopped being so."""
     CONFIGURATION = "configuration"
+    UPSTREAM = "upstream"
+    """An upstream stopped answering, answers again, or cannot be used."""
+    BRIDGE = "bridge"
+    """Another route of a tier answers while its local model is brought in."""
 
 
 WARNINGS = frozenset({Event.REFUSED, Event.LAGGING})

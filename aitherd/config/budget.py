@@ -176,7 +176,7 @@ def _never(model: Model, essentials: Sequence[Model], fleet: Fleet, sizes: Mappi
         "vram",
         format_bytes(model.vram_on(max(sizes.values()))),
         f"{model.name} can never be loaded{beside}: {text}",
-        "its requests are refused at once (no_room); shrink it, or give it another device",
+        "a tier takes its next route at once, a request by its name is refused (no_room); shrink it, or move it",
         error=False,
         detail=detail,
     )

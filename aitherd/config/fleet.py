@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from aitherd.core.policy import DEFAULTS as POLICY
+from aitherd.core.upstreams import Tier, Upstream
 from aitherd.core.words import HOST, Bytes, DeviceId, ResidencyClass, Seconds
 
 Variant: TypeAlias = tuple[str, object]
@@ -134,6 +135,8 @@ class Fleet:
     models: Mapping[str, Model] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     """A model's name, or one that it serves -> the model."""
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict)
 
     def sized(self, totals: Mapping[DeviceId, Bytes]) -> Fleet:
         """The fleet with every `vram` in bytes, now that the sizes of the devices are known.

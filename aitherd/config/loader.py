@@ -10,21 +10,23 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from aitherd.config import tiers
 from aitherd.config.checks import Findings, build
-from aitherd.config.files import Source, Unreadable, model_sources, read, settings_source
+from aitherd.config.files import Unreadable, model_sources, read, settings_source
 from aitherd.config.fleet import Fleet, Model, Settings
 from aitherd.config.problem import BadValue, Problem, shown, suggestion
 from aitherd.config.properties import RESOURCES, SERVICE
 from aitherd.config.written import ModelFile, SettingsFile, Written, check_name
+from aitherd.core.upstreams import Tier, Upstream
 
 File = TypeVar("File", bound=Written)
 
 MAX_DEPTH = 8
-"""Tables and lists in each other; the deepest that means anything is a list of values in a table: 3."""
+"""Tables and lists in each other; the deepest that means anything is a list in a table of an upstream's: 6."""
 MAX_LINE = 4096
 """Characters; the time and memory that tomllib takes for a dotted key grow with the square of its length."""
 
@@ -42,27 +44,33 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 def load(directories: Sequence[Path], *, user: bool, partial: bool) -> tuple[Fleet | None, tuple[Problem, ...]]:
     """See `aitherd.config.load`."""
     problems: list[Problem] = []
-    settings = _settings(settings_source(directories), problems)
+    source = settings_source(directories)
+    written = (
+        SettingsFile.model_validate({})
+        if source is None or source.masked
+        else _written(source.path, SettingsFile, problems)
+    )
+    # Model files are checked all the same, so that all problems are told at once.
+    settings = written.settings() if written is not None else Settings()
     sources, unlisted = model_sources(directories)
     problems.extend(unlisted)
     models = [_model(source.path, settings, problems, user=user) for source in sources if not source.masked]
     found = {model.name: model for model in models if model is not None}
-    _names(found.values(), problems)
+    asked = _names(found.values(), problems)
     _ports(found.values(), problems)
+    files = {source.path.name.removesuffix(".toml") for source in sources if not source.masked}
+    upstreams: Mapping[str, Upstream] = {}
+    chains: Mapping[str, Tier] = {}
+    if source is not None and written is not None:
+        upstreams = tiers.upstreams(source.path, written, problems)
+        chains = tiers.tiers(source.path, written, upstreams, files, asked, problems)
     broken = {problem.path for problem in problems if problem.error}
     if broken and (not partial or broken - {source.path for source in sources}):
         return None, tuple(problems)
     found = {name: model for name, model in found.items() if model.path not in broken}
     names = _names(found.values(), [])
-    return Fleet(settings, MappingProxyType(found), MappingProxyType(names)), tuple(problems)
-
-
-def _settings(source: Source | None, problems: list[Problem]) -> Settings:
-    if source is None or source.masked:
-        return Settings()
-    written = _written(source.path, SettingsFile, problems)
-    # Model files are checked all the same, so that all problems are told at once.
-    return written.settings() if written is not None else Settings()
+    fleet = Fleet(settings, MappingProxyType(found), MappingProxyType(names), chains, upstreams)
+    return fleet, tuple(problems)
 
 
 def _model(path: Path, settings: Settings, problems: list[Problem], *, user: bool) -> Model | None:
@@ -107,7 +115,9 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         raise Unreadable(Problem(path, "", "", f"not TOML that can be read: {reason}", "correct the file")) from error
     if not _flat(document):
         # Dotted keys nest without the parser recursing; whatever looks at the values may recurse from here on.
-        raise Unreadable(Problem(path, "", "", "nested too deeply", "no key goes deeper than [table] key = {…}"))
+        raise Unreadable(
+            Problem(path, "", "", "nested too deeply", "no key goes deeper than [upstreams.NAME.models.NAME]")
+        )
     return document
 
 
@@ -147,7 +157,7 @@ def _problem(path: Path, kind: type[Written], detail: Mapping[str, Any]) -> Prob
     cause = detail.get("ctx", {}).get("error")
     value = "" if detail["type"] == "missing" else shown(detail["input"])
     if isinstance(cause, BadValue):
-        return Problem(path, key, value, cause.message, cause.remedy)
+        return Problem(path, key, "" if cause.secret else value, cause.message, cause.remedy)
     if detail["type"] == "extra_forbidden":
         return Problem(path, key, value, "unknown key", _known(kind, location))
     message, remedy = _KINDS.get(detail["type"], (str(detail["msg"]), "correct the value"))
@@ -162,9 +172,11 @@ def _known(kind: type[Written], location: Sequence[str | int]) -> str:
             if name in entries:
                 return f"move it below [{table}]"
     for part in location[:-1]:
-        annotation = kind.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        kind = annotation
+        field = kind.model_fields.get(str(part))
+        if field is None:
+            continue  # the name of a table of which there may be many: its kind is known already
+        annotation = field.annotation
+        kind = annotation if isinstance(annotation, type) else get_args(annotation)[1]
     known = [field.alias or name for name, field in kind.model_fields.items()]
     return suggestion(name, known, f"remove it; the keys are {', '.join(known)}")
 

@@ -10,10 +10,12 @@ from pathlib import Path
 class BadValue(ValueError):
     """A value that does not do; whoever knows the file and the key makes a Problem of it."""
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str, *, secret: bool = False) -> None:
+        """`secret`: the value may be one, and is not to be shown."""
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        self.secret = secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,39 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from aitherd.config.units import duration_text, parse_size, size_text
-from aitherd.config.written import ModelFile, SettingsFile, Written
+from aitherd.config.written import ModelFile, SettingsFile, sections
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COLUMNS = 100
+EXAMPLES: Mapping[str, str] = {
+    "tiers.NAME": """\
+[tiers.reasoning]
+routes   = ["orchestrator", "spark/reasoning", "cloud/gpt-x"]
+patience = "5s"
+leave    = "cloud"
+effort   = ["high"]
+""",
+    "upstreams.NAME": """\
+[upstreams.spark]
+url  = "http://spark.local:8120"
+kind = "lan"
+can  = ["chat", "completions", "tools"]
+
+[upstreams.cloud]
+url       = "https://api.example.com/v1"
+kind      = "cloud"
+key       = "example-key"
+daily-cap = 5.00
+""",
+    "upstreams.NAME.models.NAME": """\
+[upstreams.cloud.models.gpt-x]
+name         = "gpt-x-2026-08"
+can          = ["chat", "tools", "vision"]
+prompt-price = 2.50
+answer-price = 10.00
+""",
+}
+"""What the template shows of sections that have no defaults."""
 
 
 def model_schema() -> dict[str, Any]:
@@ -38,10 +67,12 @@ def template() -> str:
         "# Settings of aitherd. Every key is shown at its default; remove the # to change it, then run",
         "# `aitherctl check-config` and `systemctl reload aitherd`.",
     ]
-    for name, field in SettingsFile.model_fields.items():
-        section = field.annotation
-        assert isinstance(section, type) and issubclass(section, Written)
-        lines += ["", f"# {section.__doc__}", f"[{name}]"]
+    for name, section in sections():
+        lines += ["", *_comment(section.__doc__ or "")]
+        if "NAME" in name:
+            lines += [f"# {line}" if line else "" for line in EXAMPLES[name].splitlines()]
+            continue
+        lines.append(f"[{name}]")
         for key, entry in section.model_fields.items():
             lines += _comment(entry.description or "")
             lines.append(f"#{entry.alias or key} = {_default(entry)}")

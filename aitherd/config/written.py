@@ -7,15 +7,17 @@ Schemas and the template of `aitherd.toml` are made from these classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from aitherd.config.addresses import MAX_PRICE, parse_credential, parse_file, parse_price, parse_route, parse_url
 from aitherd.config.fleet import Settings
 from aitherd.config.problem import BadValue, suggestion
 from aitherd.config.properties import TABLES
 from aitherd.config.units import parse_duration, parse_endless, parse_size
+from aitherd.core.upstreams import Node, Route
 from aitherd.core.words import Bytes, ResidencyClass, Seconds
 from aitherd.engines import ENGINES
 
@@ -25,6 +27,8 @@ ABILITIES = (
 )
 """What a model can do, named after the routes of the OpenAI API and what a chat request may ask for."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""Values that clients give `reasoning_effort`."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_SERVED_NAME = 255
 DEFAULTS = Settings()
@@ -160,6 +164,14 @@ EngineKind = Annotated[str, *_typed(_one_of(*ENGINES), enum=list(ENGINES))]
 Ability = Annotated[str, *_typed(_one_of(*ABILITIES), enum=list(ABILITIES))]
 Listen = Annotated[str, *_typed(_one_of("unix", "port"), enum=["unix", "port"])]
 Level = Annotated[str, *_typed(_one_of(*LOG_LEVELS), enum=list(LOG_LEVELS))]
+Way = Annotated[Route, *_typed(parse_route, type="string", pattern="^[^ ]+$", examples=["vision", "spark/reasoning"])]
+Url = Annotated[Node, *_typed(parse_url, type="string", pattern="^https?://", examples=["http://spark.local:8120"])]
+Credential = Annotated[str, *_typed(parse_credential, type="string", pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+File = Annotated[str, *_typed(parse_file, type="string", pattern="^/")]
+Price = Annotated[float, *_typed(parse_price, type="number", minimum=0, maximum=int(MAX_PRICE))]
+Effort = Annotated[str, *_typed(_one_of(*EFFORTS), enum=list(EFFORTS))]
+Leave = Annotated[str, *_typed(_one_of("no", "lan", "cloud"), enum=["no", "lan", "cloud"])]
+Kind = Annotated[str, *_typed(_one_of("lan", "cloud"), enum=["lan", "cloud"])]
 
 
 class Written(BaseModel):
@@ -293,6 +305,59 @@ class LogSection(Written):
     level: Level = Field(DEFAULTS.log_level, description="The least that is written: debug, info, warning or error.")
 
 
+class TierSection(Written):
+    """A chain of routes under a name that clients may ask for as if it were a model."""
+
+    routes: list[Way] = Field(
+        description="Who may answer, the preferred one first: a model of this machine, or UPSTREAM/MODEL."
+    )
+    patience: Duration = Field(
+        5.0, description="How long a request may wait for a model to load while another route could answer."
+    )
+    leave: Leave = Field(
+        "no", description="How far its requests may travel: no further than this machine, the LAN, or the cloud."
+    )
+    serves: list[Served] = Field([], description="Names that clients may ask for, besides the tier's own.")
+    effort: list[Effort] = Field([], description="Values of X-Aither-Effort and reasoning_effort that choose it.")
+
+
+class UpstreamModelSection(Written):
+    """A model of an upstream; needed only for one that differs from what the upstream's own section says."""
+
+    name: Served | None = Field(None, description="What the upstream calls it, if not as the section does.")
+    can: list[Ability] = Field([], description="What it can do; by default what the upstream can.")
+    prompt_price: Price = Field(0.0, description="What a million tokens of requests cost.")
+    answer_price: Price = Field(0.0, description="What a million tokens of answers cost.")
+
+
+class UpstreamSection(Written):
+    """A server outside of this machine that speaks the API of OpenAI."""
+
+    url: Url = Field(description="Where its API begins; /v1 where the URL has no path.")
+    kind: Kind = Field(description="Where it is; a tier's leave says how far requests may go.")
+    nodes: list[Url] = Field([], description="Further addresses that serve the same.")
+    weights: list[Count] = Field([], description="How much each address takes: first that of url, then of nodes.")
+    can: list[Ability] = Field(
+        [], description="What its models can do; chat and completions when nothing is said. Tools and vision, too."
+    )
+    key: Credential | None = Field(
+        None, description="Name of the systemd credential of aitherd.service that holds its API key."
+    )
+    authority: File | None = Field(
+        None, description="File with the certificates to trust instead of the system's, for a CA of one's own."
+    )
+    concurrency: Count = Field(64, description="How many requests each address may have in flight.")
+    daily_cap: Price | None = Field(
+        None, description="What its answers may cost in a day (UTC); routes to models with a price end there."
+    )
+    probe_interval: Timeout = Field(15.0, description="How often each address is asked for its models.")
+    connect_timeout: Timeout = Field(5.0, description="How long it may take to accept a connection.")
+    first_byte_timeout: Timeout = Field(
+        120.0, description="How long it may take to begin its answer before another route is tried."
+    )
+    models: dict[Served, UpstreamModelSection] = Field({}, description="Its models that need a word of their own.")
+
+
 class SettingsFile(Written):
     """Settings of aitherd."""
 
@@ -300,9 +365,21 @@ class SettingsFile(Written):
     models: ModelsSection = Field(default_factory=lambda: ModelsSection.model_validate({}))
     proxy: ProxySection = Field(default_factory=lambda: ProxySection.model_validate({}))
     log: LogSection = Field(default_factory=lambda: LogSection.model_validate({}))
+    tiers: dict[Name, TierSection] = Field({}, description="Chains of routes, by name.")
+    upstreams: dict[Name, UpstreamSection] = Field({}, description="Servers outside of this machine, by name.")
 
     def settings(self) -> Settings:
         """The values, checked."""
         sections = (self.arbiter, self.models, self.proxy)
         values = {name: value for section in sections for name, value in section}
         return Settings(**values, log_level=self.log.level)
+
+
+def sections() -> Iterator[tuple[str, type[Written]]]:
+    """Every section of `aitherd.toml`: its heading, with NAME where there may be many, and its keys."""
+    for name, field in SettingsFile.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Written):
+            yield name, field.annotation
+    yield "tiers.NAME", TierSection
+    yield "upstreams.NAME", UpstreamSection
+    yield "upstreams.NAME.models.NAME", UpstreamModelSection

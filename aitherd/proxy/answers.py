@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from types import MappingProxyType
 
 import msgspec
 
 from aitherd.conductor.operations import ModelStatus
+from aitherd.core.upstreams import Tier
 from aitherd.core.words import Residency, Seconds
 from aitherd.errors import AitherError, UnknownModel
 from aitherd.proxy.refusals import WrongMethod
 
+NO_TIERS: Mapping[str, Tier] = MappingProxyType({})
 RUNNING = frozenset({Residency.STARTING, Residency.READY, Residency.STOPPING})
 """What llama-swap's `/running` would list; its states have the same names as ours."""
 
@@ -87,14 +90,25 @@ def model_object(identity: str, status: ModelStatus, created: int) -> dict[str, 
     }
 
 
-def model_list(statuses: Iterable[ModelStatus], created: int) -> dict[str, object]:
-    """`/v1/models`: every name that may be asked for. `created` is a Unix time."""
+def tier_object(identity: str, tier: Tier, created: int) -> dict[str, object]:
+    """The entry of a tier in `/v1/models`."""
+    about = {"tier": tier.name, "routes": [str(entry) for entry in tier.routes], "leave": str(tier.leave)}
+    return {"id": identity, "object": "model", "created": created, "owned_by": "aither", "aither": about}
+
+
+def model_list(
+    statuses: Iterable[ModelStatus], created: int, tiers: Mapping[str, Tier] = NO_TIERS
+) -> dict[str, object]:
+    """`/v1/models`: every name that may be asked for, tiers by their names last. `created` is a Unix time."""
     return {
         "object": "list",
         "data": [
-            model_object(identity, status, created)
-            for status in statuses
-            for identity in dict.fromkeys((status.name, *status.serves))
+            *(
+                model_object(identity, status, created)
+                for status in statuses
+                for identity in dict.fromkeys((status.name, *status.serves))
+            ),
+            *(tier_object(identity, tier, created) for identity, tier in sorted(tiers.items())),
         ],
     }
 

@@ -22,6 +22,15 @@ class _Asks(msgspec.Struct):
 _asks = msgspec.json.Decoder(_Asks)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+STAYING = frozenset(
+    {
+        "api_base", "api_key", "api_type", "api_version", "base_url", "base_model", "custom_llm_provider", "endpoint",
+        "extra_body", "extra_headers", "extra_query", "fallbacks", "headers", "litellm_params", "mock_response",
+        "model_list", "organization", "project", "proxy", "user_config",
+    }
+)  # fmt: skip
+"""Members of a request by which gateways let clients choose where it goes, and with which key."""
+
 _FIELD_HEAD: Bytes = 8192
 """A part whose headers are longer than this is refused."""
 _MODEL: Bytes = 1024
@@ -45,6 +54,13 @@ def json_model(body: bytes) -> str:
 def json_renamed(body: bytes, model: str) -> bytes:
     """The same JSON object asking for `model`, each key once."""
     fields = _object.decode(body)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)
+
+
+def json_leaving(body: bytes, model: str) -> bytes:
+    """The same JSON object asking for `model`, without what would send it, or a key, elsewhere (`STAYING`)."""
+    fields = {name: value for name, value in _object.decode(body).items() if name.casefold() not in STAYING}
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from aitherd.proxy.bodies import FormModel, json_model, json_renamed
+import msgspec
+
+from aitherd.core.routing import Request
+from aitherd.core.upstreams import Tier
+from aitherd.proxy.bodies import FormModel, json_leaving, json_model, json_renamed
 from aitherd.proxy.exchange import ClientSide, Context
+from aitherd.proxy.needs import of_json, of_route
 from aitherd.proxy.refusals import BadRequest, BodyTooLarge, WrongMediaType
 from aitherd.proxy.relay import Relay
 from aitherd.proxy.routes import Handling, Match
@@ -40,12 +45,33 @@ class JsonCall(Relay):
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         asked = json_model(body)
         context = self.context
+        if self.head.wish is not None or asked in context.routing.named:
+            tier = context.routing.tier(asked, self.head.wish)
+            if tier is not None:
+                self._travels(tier, body)
+                return
         model = self.model = context.operations.resolve(asked)
         if asked == model and (renamed := context.rename(model)) is not None:
             body = json_renamed(body, renamed)
         self.parts = [body]
         self.length = len(body)
         self.claim()
+
+    def _travels(self, tier: Tier, body: bytes) -> None:
+        """Goes through a tier."""
+        self._body = body
+        try:
+            needs = of_json(self.route, body)
+        except (RecursionError, msgspec.DecodeError):
+            raise BadRequest("the body is nested too deeply") from None
+        wish = self.head.wish
+        tier = self.context.routing.by_effort(tier, needs, wish)
+        self.travel(tier, Request(needs.abilities, wish is not None and wish.local_only))
+
+    def name(self, model: str, *, leaves: bool) -> None:
+        body = json_leaving(self._body, model) if leaves else json_renamed(self._body, self.context.served(model))
+        self.parts = [body]
+        self.length = len(body)
 
 
 class FormCall(Relay):
@@ -65,6 +91,15 @@ class FormCall(Relay):
         elif form.feed(data):
             self._form = None
             asked = form.model or ""
+            wish = self.head.wish
+            tier = self.context.routing.tier(asked, wish)
+            if tier is not None:
+                self._form_read, self._read = form, len(form)
+                self._whole = self.length
+                self.parts = [b""]
+                self._ahead = len(form)
+                self.travel(tier, Request(of_route(self.route).abilities, wish is not None and wish.local_only))
+                return
             self.model = self.context.operations.resolve(asked)
             taken = form.taken(self.context.rename(self.model) if asked == self.model else None)
             if self.length is not None:
@@ -73,6 +108,13 @@ class FormCall(Relay):
             self.stream(taken)
         elif len(form) > self.context.limits.model_search:
             raise BodyTooLarge("the form's `model` field comes too late", remedy="put it before the file")
+
+    def name(self, model: str, *, leaves: bool) -> None:
+        # Before anything was sent, so that what came since is still behind the first part.
+        taken = self._form_read.taken(model if leaves else self.context.served(model))
+        self.parts[0] = taken
+        if self._whole is not None:
+            self.length = self._whole + len(taken) - self._read
 
     def end(self) -> None:
         if self._form is not None:

@@ -6,9 +6,10 @@ Who answers is decided by the subclass: an engine (`relay.py`) or the daemon its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from enum import StrEnum
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import structlog
@@ -20,9 +21,11 @@ from aitherd.proxy.answers import Answer, error_answer
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
 from aitherd.proxy.routes import Match
+from aitherd.proxy.routing import Routing
 from aitherd.proxy.upstream import Pool
 from aitherd.proxy.wire import RequestHead
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _RENAMES_FOR: Seconds = 1.0
 _RECORDS_AT_ONCE = 32
 _RECORDS_LATE: Seconds = 0.05
@@ -72,8 +75,9 @@ class ClientSide(Protocol):
 class Context:
     """What the exchanges of one proxy share."""
 
-    def __init__(self, operations: Operations, limits: Limits, started: int) -> None:
+    def __init__(self, operations: Operations, limits: Limits, started: int, routing: Routing | None = None) -> None:
         self.operations = operations
+        self.routing = routing or Routing(operations)
         self.limits = limits
         self.started = started
         """Unix time."""
@@ -125,6 +129,10 @@ class Context:
             known = self._renames[model] = (now + _RENAMES_FOR, serves[0] if serves and model not in serves else None)
         return known[1]
 
+    def served(self, model: str) -> str:
+        """A name by which the engine of `model` knows it."""
+        return self.rename(model) or model
+
     def account(self, exchange: Exchange) -> None:
         """Takes note of an exchange that ended.
 
@@ -165,6 +173,7 @@ class Context:
                 received=exchange.received,
                 sent=exchange.sent,
                 seconds=exchange.seconds,
+                **exchange.said,
             )
 
 
@@ -187,6 +196,8 @@ class Exchange:
     """Whether the whole request has been received."""
     seconds: Seconds = 0.0
     """How long it took, once it is over."""
+    said: Mapping[str, Any] = NOTHING
+    """Further fields of its record."""
     outcome: Outcome = _COMPLETE
     over = False
     tunnelling = False

@@ -49,6 +49,9 @@ class Limits:
     stall_timeout: Seconds = 300.0
     """Longest silence of an engine in the middle of an answer, after which the client is cut."""
 
+    comment_interval: Seconds = 10.0
+    """How often a stream that waits for its model is told so."""
+
     upstream_idle: Seconds = 4.0
     """How long an unused connection to an engine is kept: less than the 5 s of uvicorn and cpp-httplib."""
     upstream_spare: int = 64

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.errors import AitherError
-from aitherd.proxy.answers import Answer, error_answer, json_answer, model_list, model_object, running
+from aitherd.proxy.answers import Answer, error_answer, json_answer, model_list, model_object, running, tier_object
 from aitherd.proxy.exchange import ClientSide, Context, Exchange
 from aitherd.proxy.metrics import CONTENT_TYPE
 from aitherd.proxy.refusals import BodyTooLarge, NotAllowed
@@ -56,6 +56,8 @@ class Local(Exchange):
                     f"{self.model} is essential", remedy=f"stop it with systemctl stop {status.model_unit}"
                 )
             self.context.spawn(self._unload([status]))
+        elif self._route is MODEL and (tier := self.context.routing.named.get(self._name)) is not None:
+            self.answer(json_answer(tier_object(self._name, tier, self.context.started)))
         elif self._route is MODEL:
             status = operations.status(operations.resolve(self._name))
             self.answer(json_answer(model_object(self._name, status, self.context.started)))
@@ -75,11 +77,16 @@ class Local(Exchange):
             case "/metrics":
                 self.context.record()
                 text = self.context.metrics.text(
-                    operations.statuses(), operations.devices(), len(operations.problems())
+                    operations.statuses(),
+                    operations.devices(),
+                    len(operations.problems()),
+                    self.context.routing.samples(),
                 )
                 self.answer(Answer(200, text, CONTENT_TYPE))
             case "/v1/models":
-                self.answer(json_answer(model_list(operations.statuses(), self.context.started)))
+                self.answer(
+                    json_answer(model_list(operations.statuses(), self.context.started, self.context.routing.named))
+                )
             case "/api/models/unload":
                 self.context.spawn(self._unload([status for status in operations.statuses() if _unloadable(status)]))
             case _:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.words import DeviceView, Residency, Seconds
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BUCKETS: tuple[Seconds, ...] = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class NodeSample(NamedTuple):
+    """One node of an upstream, as it is counted."""
+
+    upstream: str
+    address: str
+    up: bool
+    in_flight: int
+    spent: float
+    """Today, by the whole upstream."""
 
 
 class Histogram:
@@ -64,10 +76,17 @@ class Metrics:
         if waited:
             entry.waited.add(waited)
 
-    def text(self, statuses: Iterable[ModelStatus], devices: Iterable[DeviceView], problems: int) -> bytes:
+    def text(
+        self,
+        statuses: Iterable[ModelStatus],
+        devices: Iterable[DeviceView],
+        problems: int,
+        nodes: Iterable[NodeSample] = (),
+    ) -> bytes:
         """Everything, for one scrape."""
         lines: list[str] = []
-        for name, kind, help_text, samples in self._families(tuple(statuses), tuple(devices), problems):
+        families = (*self._families(tuple(statuses), tuple(devices), problems), *_upstreams(tuple(nodes)))
+        for name, kind, help_text, samples in families:
             lines += (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")
             lines += (f"{name}{suffix} {value}" for suffix, value in samples)
         return ("\n".join(lines) + "\n").encode()
@@ -126,6 +145,21 @@ class Metrics:
         ):
             samples = [(_labels(device=device.id), int(getattr(device, attribute))) for device in devices]
             yield name, "gauge", help_text, samples
+
+
+def _upstreams(nodes: tuple[NodeSample, ...]) -> Iterator[tuple[str, str, str, Iterable[tuple[str, float]]]]:
+    yield (
+        "aither_upstream_up", "gauge", "1 while requests may be sent to the address of an upstream.",
+        [(_labels(upstream=node.upstream, address=node.address), int(node.up)) for node in nodes],
+    )  # fmt: skip
+    yield (
+        "aither_upstream_requests_in_flight", "gauge", "Requests that the address of an upstream is answering.",
+        [(_labels(upstream=node.upstream, address=node.address), node.in_flight) for node in nodes],
+    )  # fmt: skip
+    yield (
+        "aither_upstream_spent_today", "gauge", "What an upstream's answers have cost today (UTC), by its prices.",
+        list({_labels(upstream=node.upstream): node.spent for node in nodes}.items()),
+    )  # fmt: skip
 
 
 def _buckets(histograms: Mapping[str, Histogram]) -> Iterator[tuple[str, float]]:

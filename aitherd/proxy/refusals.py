@@ -69,6 +69,24 @@ class HeadTooLarge(AitherError):
     status, code, dbus_name = 431, "headers_too_large", "HeadersTooLarge"
 
 
+class UnknownTier(AitherError):
+    """No configured tier has that name."""
+
+    status, code, dbus_name = 404, "tier_not_found", "NoSuchTier"
+
+
+class CannotServe(AitherError):
+    """No route of the tier can answer such a request, now or ever."""
+
+    status, code, dbus_name = 400, "unsupported_by_tier", "CannotServe"
+
+
+class NoRouteLeft(AitherError):
+    """Routes of the tier could answer such a request, but none can now."""
+
+    status, code, dbus_name = 503, "no_route", "NoRouteLeft"
+
+
 class UpstreamFailed(AitherError):
     """The engine could not be reached, or broke off or misspoke before its answer began."""
 

@@ -13,17 +13,21 @@ from functools import lru_cache
 from time import monotonic
 
 from aitherd.conductor.operations import Use
+from aitherd.core.retries import Failure
+from aitherd.core.routing import Request
+from aitherd.core.upstreams import Tier
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError
-from aitherd.proxy.exchange import ClientSide, Context, Exchange
-from aitherd.proxy.refusals import BodyTooLarge, UpstreamFailed, UpstreamSilent
-from aitherd.proxy.routes import Match
+from aitherd.proxy.answers import Answer
+from aitherd.proxy.journey import Journey, RemoteUse
+from aitherd.proxy.needs import streams
+from aitherd.proxy.refusals import UpstreamFailed, UpstreamSilent
+from aitherd.proxy.sending import Sending
 from aitherd.proxy.upstream import UpstreamConnection
+from aitherd.proxy.waiting import Preface
 from aitherd.proxy.wire import (
-    CONTINUE,
     END,
     LAST_CHUNK,
-    RequestHead,
     ResponseEvent,
     ResponseHead,
     Switched,
@@ -37,70 +41,25 @@ _JOINED: Bytes = 64 * 1024
 """A body up to this size goes into one write with its head; a longer one is not copied for that."""
 
 
-class Relay(Exchange):
+class Relay(Sending):
     """A request for a model. Subclasses set `model` and call `claim`, once."""
 
-    _ahead: Bytes = 0
-    """Bytes in `parts` of a body that is streamed."""
     _task: asyncio.Task[None] | None = None
-    _use: Use | None = None
-    _connection: UpstreamConnection | None = None
+    _use: Use | RemoteUse | None = None
     _resent = False
     """Whether sending the request again is out of the question: it was, or cannot be."""
     _response: ResponseHead | None = None
     _chunked = False
     """Whether the answer is chunked towards the client."""
     _keep = False
-    _deadline: Seconds = 0.0
-    """Monotonic; 0 while nothing is expected of the engine."""
-
-    def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match) -> None:
-        super().__init__(context, client, head, match)
-        self.parts: list[bytes] = []
-        """Of the body, not sent yet; kept for another try where the whole body was at hand."""
-        self.length: int | None = head.length
-        """Of the body as it is sent on; None for chunked."""
-        self._target = match.target
-
-    # The request.
-
-    def begin(self) -> None:
-        if self.head.length and self.head.length > self.context.limits.body:
-            raise self.too_large()
-        self.head.upgrade = b""
-
-    def invite(self) -> None:
-        """Lets a client go on that waits to be told that its body is welcome."""
-        if self.head.expects_continue and self.head.has_body:
-            self.send(CONTINUE)
-
-    def body(self, data: bytes) -> None:
-        self.received += len(data)
-        if self.received > self.context.limits.body:
-            raise self.too_large()
-
-    def stream(self, data: bytes) -> None:
-        """Sends a piece of the body on, or keeps it, within bounds, until there is somebody to send it to."""
-        if self.over:
-            return
-        if self._connection is not None:
-            self._deadline = monotonic() + self.context.limits.first_byte_timeout
-            self._connection.transport.write(chunk(data) if self.length is None else data)
-            return
-        self.parts.append(data)
-        self._ahead += len(data)
-        if self._ahead > self.context.limits.ahead:
-            self.client.pause()
-
-    def stream_end(self) -> None:
-        """The streamed body is complete."""
-        self.complete = True
-        if self._connection is not None and self.length is None:
-            self._connection.transport.write(LAST_CHUNK)
-
-    def too_large(self) -> AitherError:
-        """The refusal of the body."""
-        return BodyTooLarge(f"a body may have {self.context.limits.body} bytes")
+    _journey: Journey | None = None
+    """The way through a tier, for a request that asked for one."""
+    _preface: Preface | None = None
+    """What a stream was told while it waited for its model."""
+    _looks = False
+    """Whether one of those two has to see the answer."""
+    _comment_at: Seconds = 0.0
+    """Monotonic; 0 while the model is not waited for."""
 
     # The model and the way to it.
 
@@ -108,22 +67,52 @@ class Relay(Exchange):
         """Claims the model and sends the request, now if the model is ready."""
         use = self.context.operations.try_use(self.model)
         if use is None:
-            self._task = self.context.spawn(self._wait())
+            self._comment_at = monotonic() + self.context.limits.comment_interval
+            self._task = self.context.spawn(self._wait(None))
         else:
-            self._claimed(use)
+            self.claimed(use)
 
-    async def _wait(self) -> None:
-        """Waits for the model. The place from which a waiting stream could be told that it is still waited for."""
+    def travel(self, tier: Tier, request: Request) -> None:
+        """Goes through a tier, to whoever of it answers."""
+        self._journey = Journey(self.context.routing, self, tier, request)
+        self._looks = True
+        self._journey.depart()
+
+    def await_model(self, bound: Seconds | None) -> None:
+        """Claims the model, waiting for it up to `bound` seconds, and sends the request."""
+        use = self.context.operations.try_use(self.model)
+        if use is None:
+            self._comment_at = self._comment_at or monotonic() + self.context.limits.comment_interval
+            self._task = self.context.spawn(self._wait(bound))
+        else:
+            self.claimed(use)
+
+    async def _wait(self, bound: Seconds | None) -> None:
         try:
-            use = await self.context.operations.use(self.model)
+            use = await self.context.operations.use(self.model, bound)
         except AitherError as error:
             self._task = None
-            self.refuse(error)
+            self._failed(error, None)
         else:
             self._task = None
-            self._claimed(use)
+            self.claimed(use)
 
-    def _claimed(self, use: Use) -> None:
+    def _failed(self, error: AitherError, failure: Failure | None) -> None:
+        """There will be no answer from where the request is: another route of its tier, or a refusal."""
+        if self.over or self._journey is None or not self._journey.failed(error, failure):
+            self.refuse(error)
+
+    def name(self, model: str, *, leaves: bool) -> None:
+        """Puts a model's name into the body, for a request that goes through a tier. Subclasses that can do."""
+        raise NotImplementedError
+
+    def allow(self, first_byte: Seconds) -> None:
+        """Sets the time by which something of the answer must have come, in seconds from now."""
+        self._deadline = monotonic() + first_byte
+
+    def claimed(self, use: Use | RemoteUse) -> None:
+        """Sends the request to what was claimed."""
+        self._comment_at = 0.0
         if self.over:
             use.release()
             return
@@ -136,12 +125,12 @@ class Relay(Exchange):
         else:
             self._transmit(connection)
 
-    async def _connect(self, use: Use) -> None:
+    async def _connect(self, use: Use | RemoteUse) -> None:
         try:
             connection = await self.context.pool.connect(use.endpoint)
         except AitherError as error:
             self._task = None
-            self.refuse(error)
+            self._failed(error, Failure.CONNECT)
         else:
             self._task = None
             if self.over:
@@ -154,13 +143,16 @@ class Relay(Exchange):
         self._connection = connection
         self._deadline = monotonic() + self.context.limits.first_byte_timeout
         connection.open(self, head_only=head.method == b"HEAD")
-        sent = request_bytes(head, self._target + head.query, connection.host, self.length)
+        if self._journey is None:
+            sent = request_bytes(head, self._target + head.query, connection.host, self.length)
+        else:
+            sent = self._journey.send(head, self._target, connection.host, self.length)
         parts = self.parts
         if not self.complete:
             # From here on the body is streamed, and cannot be sent a second time. The client is read again before the
             # engine may turn out to be full.
             self.parts = []
-            self._resent = True
+            self._resent = self.streamed = True
             self.client.resume()
         if self.length is None:
             parts = [chunk(part) for part in parts]
@@ -177,6 +169,10 @@ class Relay(Exchange):
 
     def answered(self, events: list[ResponseEvent]) -> None:
         """The engine sent something: passed on in one write."""
+        if self._looks:
+            events = self._looked_at(events)
+            if not events:
+                return
         if len(events) == 1 and type(data := events[0]) is bytes:
             # One more piece of a stream.
             self.send(chunk(data) if self._chunked else data)
@@ -223,6 +219,19 @@ class Relay(Exchange):
         if out:
             self.send(out[0] if len(out) == 1 else b"".join(out))
 
+    def _looked_at(self, events: list[ResponseEvent]) -> list[ResponseEvent]:
+        """What may be passed on of an answer that may still turn out to be none, or has to fit into a stream."""
+        if self._journey is not None:
+            events = self._journey.sift(events)
+            if self._journey.over and self._preface is None:
+                self._looks = False
+        if self._preface is not None and events:
+            head, events = self._preface.adapt(events, self._who() if self._use is not None else b"")
+            if head is not None:
+                self._response = head
+                self.first_byte = monotonic() - self.began
+        return events
+
     def _answer_begins(self, response: ResponseHead) -> bytes:
         """The head for the client."""
         self._response = response
@@ -253,7 +262,7 @@ class Relay(Exchange):
     def _misspoke(self, error: AitherError) -> None:
         """The engine failed: shown to the client in the way that is left."""
         if self._response is None:
-            self.refuse(error)
+            self._failed(error, Failure.SILENT if isinstance(error, UpstreamSilent) else Failure.BROKEN)
         else:
             # Where only the end of the connection ends the answer, an orderly one would look like the answer's.
             self.break_off(hard=self._response.length is None and not self._chunked)
@@ -261,7 +270,10 @@ class Relay(Exchange):
     def upstream_lost(self, error: Exception | None) -> None:
         """The engine's connection is gone: the answer's end, another try, or a failure."""
         connection, self._connection = self._connection, None
-        if self.tunnelling:
+        if self._journey is not None and error is None and (rest := self._journey.closed()) is not None:
+            if rest:
+                self.answered(rest)
+        elif self.tunnelling:
             self.finish(keep=False)
         elif self._response is not None:
             if error is None and not self._response.delimited:
@@ -275,7 +287,8 @@ class Relay(Exchange):
             assert self._use is not None
             self._task = self.context.spawn(self._connect(self._use))
         else:
-            self.refuse(UpstreamFailed(f"the engine of {self.model} closed the connection without an answer"))
+            error = UpstreamFailed(f"the engine of {self.model} closed the connection without an answer")
+            self._failed(error, Failure.BROKEN)
 
     # Tunnels.
 
@@ -330,9 +343,42 @@ class Relay(Exchange):
     def tick(self, now: Seconds) -> None:
         if self._deadline and now >= self._deadline:
             self._misspoke(UpstreamSilent(f"the engine of {self.model} did not answer in time", retry_after=1))
+        elif self._comment_at and now >= self._comment_at:
+            self._comment(now)
+
+    def _comment(self, now: Seconds) -> None:
+        """Tells a stream that its model is still waited for."""
+        self._comment_at = now + self.context.limits.comment_interval
+        if self._preface is None:
+            if self.head.http10 or not self.complete or not streams(self.route, b"".join(self.parts)):
+                self._comment_at = 0.0
+                return
+            self._preface = Preface()
+            self._looks = self._chunked = True
+            self._keep = self.keeps()
+            self.status = 200
+            self.send(self._preface.head(self.model, keep=self._keep))
+        self.send(self._preface.comment(self.model, now - self.began))
+
+    def answer(self, answer: Answer) -> None:
+        if self._preface is not None and self._response is None and not self.over:
+            self.send(self._preface.failure(answer))
+            self.finish(keep=self._keep and self.keeps())
+        else:
+            super().answer(answer)
 
     def let_go(self) -> None:
         self.parts = []
+        self.part()
+        if self._journey is not None:
+            self._journey.end()
+            self.said = self._journey.said()
+
+    def part(self) -> None:
+        """Gives back whatever was claimed and connected."""
+        self._deadline = self._comment_at = 0.0
+        self._resent = self.streamed
+        self._looks = self._journey is not None or self._preface is not None
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

@@ -8,12 +8,13 @@ other than chunked, chunked on HTTP/1.0, a missing, doubled or odd Host, targets
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import httptools
 
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import BadRequest, TargetTooLong, WrongExpectation, WrongVersion
-from aitherd.proxy.wire import END, HOP, Reader, RequestEvent, RequestHead, Switched, strike
+from aitherd.proxy.wire import END, HOP, Reader, RequestEvent, RequestHead, Switched, Wish, strike
 
 _TARGET = re.compile(rb"/[!-\"$-~]*")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -26,6 +27,7 @@ _KINDS = dict.fromkeys(HOP | {b"http2-settings"}, _DROPPED) | {
     b"authorization": _DROPPED, b"x-api-key": _DROPPED, b"api-key": _DROPPED,
     b"connection": _READ, b"host": _READ, b"content-length": _READ, b"transfer-encoding": _READ, b"expect": _READ,
     b"upgrade": _READ, b"content-type": _READ, b"content-encoding": _READ,
+    b"x-aither-tier": _READ, b"x-aither-effort": _READ, b"x-aither-local": _READ,
 }  # fmt: skip
 """Fields that are not simply passed on."""
 
@@ -100,6 +102,7 @@ class RequestReader(Reader):
             last.expects_continue,
             last.upgrade,
             last.fields,
+            last.wish,
         )
 
     def _decline(self) -> None:
@@ -152,6 +155,15 @@ class RequestReader(Reader):
         self._head = head
         self._events.append(head)
 
+    def _wished(self, wish: Wish, name: bytes, value: bytes) -> Wish:
+        text = value.decode("latin-1")
+        if name == b"x-aither-local":
+            # A word that is not understood must not let a request out.
+            if text != "only":
+                raise self.refuse(BadRequest("X-Aither-Local can only be `only`", remedy="leave it out otherwise"))
+            return replace(wish, local_only=True)
+        return replace(wish, tier=text) if name == b"x-aither-tier" else replace(wish, effort=text)
+
     def _read_fields(self, head: RequestHead) -> None:
         hosts = codings = lengths = 0
         nominated = b""
@@ -191,6 +203,8 @@ class RequestReader(Reader):
                 if value.strip().lower() != b"100-continue":
                     raise self.refuse(WrongExpectation("Expect may only ask for 100-continue"))
                 head.expects_continue = not head.http10
+            else:
+                head.wish = self._wished(head.wish or Wish(), low, value.strip())
         if hosts > 1 or (hosts == 0 and not head.http10):
             raise self.refuse(BadRequest("a request has exactly one Host header"))
         if codings:

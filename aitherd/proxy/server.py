@@ -15,6 +15,7 @@ from aitherd.proxy.connection import ClientConnection
 from aitherd.proxy.exchange import Context
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
+from aitherd.proxy.routing import Routing
 
 BACKLOG = 4096
 """Clients that may wait to be accepted; the kernel caps it at net.core.somaxconn."""
@@ -23,8 +24,9 @@ BACKLOG = 4096
 class Proxy:
     """The proxy: give it listening sockets with `serve`, end it with `close_listeners` and `drain`."""
 
-    def __init__(self, operations: Operations, limits: Limits | None = None) -> None:
-        self._context = Context(operations, limits or Limits(), int(time()))
+    def __init__(self, operations: Operations, limits: Limits | None = None, routing: Routing | None = None) -> None:
+        """`routing` knows the tiers; without one there are none."""
+        self._context = Context(operations, limits or Limits(), int(time()), routing)
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -64,6 +66,7 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._context.routing.close()
         self._context.pool.close()
         self._context.record()
         # Transports that were told to close do so in the loop's next turns.

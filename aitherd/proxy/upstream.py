@@ -1,4 +1,4 @@
-"""Connections to engines, and the pool that keeps idle ones for the next request. Knows nothing about clients."""
+"""Connections to engines and upstreams, and the pool that keeps idle ones for the next request. Knows no clients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections import deque
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from aitherd.core.words import Endpoint, Seconds
+from aitherd.proxy.addresses import Address
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import UpstreamFailed
 from aitherd.proxy.response_reader import ResponseReader
@@ -16,6 +17,10 @@ from aitherd.proxy.wire import ResponseEvent
 
 _RETRY_FIRST: Seconds = 0.001
 _RETRY_MOST: Seconds = 0.05
+
+
+Place: TypeAlias = Endpoint | Address
+"""Where there is something to connect to: an engine, or a node of an upstream."""
 
 
 class Owner(Protocol):
@@ -40,12 +45,16 @@ class Owner(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One connection to one engine. It has an owner while a request uses it, and none while it is spare."""
 
-    def __init__(self, pool: Pool, endpoint: Endpoint, limits: Limits) -> None:
+    def __init__(self, pool: Pool, place: Place, limits: Limits) -> None:
         self._pool = pool
         self._reader = ResponseReader(limits)
         self.transport: asyncio.Transport = cast("Any", None)
-        self.key = endpoint.socket or endpoint.port
-        self.host = b"localhost" if endpoint.port is None else b"127.0.0.1:%d" % endpoint.port
+        if isinstance(place, Address):
+            self.key: str | int | Address | None = place
+            self.host = place.named
+        else:
+            self.key = place.socket or place.port
+            self.host = b"localhost" if place.port is None else b"127.0.0.1:%d" % place.port
         self.owner: Owner | None = None
         self.heard = False
         """Whether the engine has sent a byte since the request was sent."""
@@ -112,12 +121,12 @@ class Pool:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._all: set[UpstreamConnection] = set()
-        self._spare: dict[str | int | None, deque[UpstreamConnection]] = {}
-        """By socket path or port."""
+        self._spare: dict[str | int | Address | None, deque[UpstreamConnection]] = {}
+        """By socket path, port or address."""
 
-    def take(self, endpoint: Endpoint) -> UpstreamConnection | None:
+    def take(self, place: Place) -> UpstreamConnection | None:
         """A spare connection, or None."""
-        spare = self._spare.get(endpoint.socket or endpoint.port)
+        spare = self._spare.get((place.socket or place.port) if type(place) is Endpoint else cast("Address", place))
         while spare:
             connection = spare.pop()
             if not connection.transport.is_closing():
@@ -137,33 +146,46 @@ class Pool:
         connection.spare_since = monotonic()
         spare.append(connection)
 
-    async def connect(self, endpoint: Endpoint) -> UpstreamConnection:
+    async def connect(self, place: Place) -> UpstreamConnection:
         """A new connection. Raises UpstreamFailed."""
+        remote = isinstance(place, Address)
+        bound = place.connect_timeout if isinstance(place, Address) else self._limits.connect_timeout
+        what = "upstream" if remote else "engine"
+        try:
+            async with asyncio.timeout(bound):
+                transport, made = await self._open(place)
+        except TimeoutError:
+            raise UpstreamFailed(f"the {what} at {place} does not accept connections", retry_after=1) from None
+        except OSError as error:
+            # Errors of TLS and of names have their text elsewhere.
+            said = error.strerror or str(error)
+            raise UpstreamFailed(f"the {what} at {place} cannot be reached: {said}", retry_after=1) from None
+        transport.set_write_buffer_limits(high=self._limits.high_water)
+        return made
+
+    async def _open(self, place: Place) -> tuple[asyncio.Transport, UpstreamConnection]:
         loop = asyncio.get_running_loop()
 
         def connection() -> UpstreamConnection:
-            return UpstreamConnection(self, endpoint, self._limits)
+            return UpstreamConnection(self, place, self._limits)
 
-        try:
-            async with asyncio.timeout(self._limits.connect_timeout):
-                if endpoint.port is not None:
-                    transport, made = await loop.create_connection(connection, "127.0.0.1", endpoint.port)
-                    transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                else:
-                    plug = await _plug(str(endpoint.socket))
-                    try:
-                        transport, made = await loop.create_unix_connection(connection, sock=plug)
-                    except BaseException:
-                        plug.close()
-                        raise
-        except TimeoutError:
-            raise UpstreamFailed(f"the engine at {endpoint} does not accept connections", retry_after=1) from None
-        except OSError as error:
-            raise UpstreamFailed(
-                f"the engine at {endpoint} cannot be reached: {error.strerror}", retry_after=1
-            ) from None
-        transport.set_write_buffer_limits(high=self._limits.high_water)
-        return made
+        if isinstance(place, Address):
+            name = place.host if place.tls else None
+            transport, made = await loop.create_connection(
+                connection, place.host, place.port, ssl=place.tls, server_hostname=name
+            )
+        elif place.port is not None:
+            transport, made = await loop.create_connection(connection, "127.0.0.1", place.port)
+        else:
+            plug = await _plug(str(place.socket))
+            try:
+                transport, made = await loop.create_unix_connection(connection, sock=plug)
+            except BaseException:
+                plug.close()
+                raise
+            return transport, made
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return transport, made
 
     def opened(self, connection: UpstreamConnection) -> None:
         """A connection tells that it exists."""

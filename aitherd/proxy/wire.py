@@ -34,6 +34,15 @@ _OPTIONS = frozenset({b"keep-alive", b"close", b"upgrade", b""})
 """Connection tokens that are no names of fields."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client's own header lines ask of routing. They are never passed on."""
+
+    tier: str = ""
+    effort: str = ""
+    local_only: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class RequestHead:
     """A request's head, checked."""
@@ -54,6 +63,7 @@ class RequestHead:
     """`websocket` when the client wants to change to that; empty otherwise."""
     fields: bytes
     """The header lines to pass on, complete."""
+    wish: Wish | None = None
 
     @property
     def has_body(self) -> bool:

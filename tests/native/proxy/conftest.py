@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 import uvloop
 
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.proxy.limits import Limits
+from aitherd.proxy.routing import Routing
 from aitherd.proxy.server import Proxy
 from tests.native.proxy.fleet import Fleet
 from tests.native.proxy.wires import Client, Engine, Script, echo
+from tests.testbed import llama, models
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -58,9 +63,9 @@ class House:
         )
         return engine
 
-    async def open(self, limits: Limits | None = None) -> None:
-        """Starts a proxy, the first time or with other limits."""
-        proxy = Proxy(self.fleet, limits)
+    async def open(self, limits: Limits | None = None, routing: Routing | None = None) -> None:
+        """Starts a proxy, the first time or with other limits or tiers."""
+        proxy = Proxy(self.fleet, limits, routing)
         self.path = self.directory / f"proxy{len(self.proxies)}.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))
@@ -92,3 +97,43 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     # Whatever a test did, nothing may be left claimed, open or counted.
     assert all(status.in_flight == 0 for status in built.fleet.models.values())
     assert all(proxy.metrics.in_flight == 0 for proxy in built.proxies)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a llama-server with a small vision model."""
+    try:
+        program = llama.programs() / "llama-server"
+    except llama.LlamaUnavailable as problem:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no llama-server: {problem}")
+    folder = tmp_path_factory.mktemp("llama")
+    path = folder / "http.sock"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, *models.llama_flags(vision=True), "--host", path, "--port", "8080"], stdout=log, stderr=log
+        )
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://engine") as client:
+            for _ in range(300):
+                try:
+                    if client.get("/health").is_success:
+                        break
+                except httpx.TransportError:
+                    pass
+                if process.poll() is not None:
+                    raise RuntimeError((folder / "log").read_text())
+                process_wait(process)
+        yield path
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def process_wait(process: subprocess.Popen[bytes]) -> None:
+    """A tenth of a second, or less if the process ends."""
+    try:
+        process.wait(0.1)
+    except subprocess.TimeoutExpired:
+        return

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
-from aitherd.errors import AitherError, Stopped, UnknownModel
+from aitherd.errors import AitherError, Stopped, UnknownModel, WaitedTooLong
 
 
 @dataclass
@@ -76,7 +76,11 @@ class Fleet:
     async def use(self, model: str, timeout: Seconds | None = None) -> Claim:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await self.start(model)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.start(model)
+        except TimeoutError:
+            raise WaitedTooLong(f"{model} was not ready in time") from None
         return self._claim(model, loop.time() - began, "loaded for\r\nthe test – at once")
 
     async def start(self, model: str) -> None:

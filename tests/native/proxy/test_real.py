@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import httpx2
 import openai
 import pytest
@@ -17,49 +14,9 @@ import pytest
 from aitherd.core.words import Endpoint
 from tests.native.proxy.conftest import House
 from tests.native.proxy.wires import PATIENCE
-from tests.testbed import llama, models
+from tests.testbed import models
 
 MODEL = "qwen2.5-vl"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The socket of a llama-server with a small vision model."""
-    try:
-        program = llama.programs() / "llama-server"
-    except llama.LlamaUnavailable as problem:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no llama-server: {problem}")
-    folder = tmp_path_factory.mktemp("llama")
-    path = folder / "http.sock"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, *models.llama_flags(vision=True), "--host", path, "--port", "8080"], stdout=log, stderr=log
-        )
-    try:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://engine") as client:
-            for _ in range(300):
-                try:
-                    if client.get("/health").is_success:
-                        break
-                except httpx.TransportError:
-                    pass
-                if process.poll() is not None:
-                    raise RuntimeError((folder / "log").read_text())
-                process_wait(process)
-        yield path
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def process_wait(process: subprocess.Popen[bytes]) -> None:
-    """A tenth of a second, or less if the process ends."""
-    try:
-        process.wait(0.1)
-    except subprocess.TimeoutExpired:
-        return
 
 
 @pytest.fixture

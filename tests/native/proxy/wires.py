@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,8 +115,8 @@ class Engine:
         self.endpoint = Endpoint(socket=str(path))
         return self
 
-    async def on_port(self) -> Engine:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def on_port(self, tls: ssl.SSLContext | None = None) -> Engine:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.endpoint = Endpoint(port=self._server.sockets[0].getsockname()[1])
         return self
 

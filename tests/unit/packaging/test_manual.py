@@ -21,7 +21,7 @@ from aitherd import daemon, errors
 from aitherd.conductor.records import Event
 from aitherd.config import load
 from aitherd.config.properties import read
-from aitherd.config.written import ModelFile, SettingsFile
+from aitherd.config.written import ModelFile, Written, sections
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.ctl import __main__ as aitherctl
 from aitherd.ctl.arguments import parse, parser
@@ -35,6 +35,7 @@ from tests import manual
 PAGES = sorted(manual.PAGES.iterdir())
 SETTINGS, MODEL, CONTROL, DAEMON = manual.SETTINGS, manual.MODEL, manual.CONTROL, manual.DAEMON
 GIB = 2**30
+SECTIONS: list[type[Written]] = [one for _, one in sections()]
 
 FLEET: tuple[dict[str, Any], ...] = (
     {"name": "imagine", "class": "on-demand", "residency": "ready", "expected_bytes": int(8.4 * GIB), "left": 240.0,
@@ -184,8 +185,8 @@ def test_every_engine_is_explained() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_and_words_that_a_page_names_exist(page: Path) -> None:
-    sections = [field.annotation for field in SettingsFile.model_fields.values()]
-    known = {str(field.alias) for one in (*sections, ModelFile) for field in one.model_fields.values()}  # type: ignore[union-attr]
+    files: list[type[Written]] = [*SECTIONS, ModelFile]
+    known = {str(field.alias) for one in files for field in one.model_fields.values()}
     known |= {*manual.commands(), *ENGINES, *ResidencyClass}
     bold = re.findall(r"^\.BR? ([a-z]+(?:-[a-z]+)+)(?: .*)?$", plain(page), re.MULTILINE)
     assert set(bold) - known <= {"aither-model"}
@@ -300,8 +301,7 @@ def test_a_page_has_the_sections_that_people_look_for(page: Path) -> None:
 
 
 def test_every_key_is_described() -> None:
-    sections = [field.annotation for field in SettingsFile.model_fields.values()]
-    keys = [field.alias for one in sections if isinstance(one, type) for field in one.model_fields.values()]
+    keys = [field.alias for one in SECTIONS for field in one.model_fields.values()]
     assert list(tags(section(SETTINGS, "OPTIONS"))) == keys
     described = list(tags(section(MODEL, "OPTIONS").split(".SS ")[0]))
     assert described == [field.alias for field in ModelFile.model_fields.values()]
