@@ -31,6 +31,11 @@ POLICY = Policy()
 many = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
+def back_in(model: ModelView) -> float:
+    """How quickly it can be back: a model that is back in seconds need not stay for long."""
+    return min((rung.wake for rung in model.ladder), default=model.start_seconds)
+
+
 def untouchable(model: ModelView) -> bool:
     return (
         model.residency_class is ResidencyClass.ESSENTIAL
@@ -38,7 +43,7 @@ def untouchable(model: ModelView) -> bool:
         or model.held
         or model.busy
         or model.waiting > 0
-        or NOW - model.ready_since < POLICY.min_residency
+        or NOW - model.ready_since < min(POLICY.min_residency, back_in(model))
     )
 
 
