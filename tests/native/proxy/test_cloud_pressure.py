@@ -11,7 +11,7 @@ from aitherd.core.upstreams import Reach
 from tests.native.proxy.conftest import House
 from tests.native.proxy.test_tiers import CHAT, roads
 from tests.native.proxy.tiers import Roads, authority, priced
-from tests.native.proxy.wires import Client, Engine, until
+from tests.native.proxy.wires import Client, Engine
 
 __all__ = ["roads"]
 
