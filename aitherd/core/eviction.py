@@ -1,12 +1,14 @@
 """Who may be made to give way, what each way costs, and the cheapest set of ways that makes room.
 
-A way costs what bringing its model back is expected to cost: uses, decayed, times reload seconds (GreedyDual-Size with
-Frequency; the sizes enter through the search). Where the room is needed, and what to say, is decided elsewhere.
+A way costs what bringing its model back is expected to cost: reload seconds times how soon it is likely to be used, the
+geometric mean of how often (uses, decayed) and how lately it was. Neither alone does as well on sessions that come in
+bursts. The sizes enter through the search. Where the room is needed, and what to say, is decided elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from operator import add, attrgetter, gt
 from typing import NamedTuple
 
@@ -85,8 +87,9 @@ def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
     Stopping is always among them, last, and gives the most; the others are listed where they cost less than it.
     """
     held, name = model.held_bytes, model.name
-    idle = now - model.last_used
-    uses = RARELY + model.frequency * 0.5 ** (idle / policy.half_life if idle > 0 else 0.0)
+    idle = max(now - model.last_used, 0.0)
+    often = model.frequency * 0.5 ** (idle / policy.half_life)
+    uses = RARELY + sqrt(often * policy.lately / (idle + policy.lately))
     resident = (LAST if model.residency_class is RESIDENT else 0.0) + (DRAIN if model.busy else 0.0)
     back = model.start_seconds
     asleep = model.residency is SLEEPING

@@ -13,8 +13,10 @@ class Policy:
 
     min_residency: Seconds = 30.0
     """A model that became ready less than this long ago is not made to give way: no thrashing."""
-    half_life: Seconds = 600.0
+    half_life: Seconds = 3600.0
     """After this long without use a model's use count weighs half."""
+    lately: Seconds = 120.0
+    """Idle for this long, a model counts as half as likely to be used again soon as one that was used just now."""
     search_nodes: int = 1200
     """So many partial sets of victims are looked at for one decision. About a dozen possible victims need fewer, and
     then the set is the cheapest for certain. Otherwise, among very many or where all cost nearly the same a byte, it is

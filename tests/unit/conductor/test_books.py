@@ -2,6 +2,7 @@
 
 import pytest
 
+from aitherd.core.policy import DEFAULTS
 from aitherd.core.residency import Event, ForbiddenMove
 from aitherd.core.words import Residency, ResidencyClass
 from tests.unit.conductor.books import Hands, book, ready
@@ -52,7 +53,7 @@ def test_use_counts_decay_by_half_in_the_half_life() -> None:
     hands = Hands()
     line = ready(hands)
     line.begin_use(0.0, "ready").release()
-    hands.now += 600.0
+    hands.now += DEFAULTS.half_life
     line.begin_use(0.0, "ready").release()
     assert line.frequency == pytest.approx(1.5)
 
