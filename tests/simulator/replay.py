@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aitherd.conductor.records import Event
 from aitherd.core.words import Bytes, Seconds
@@ -25,7 +27,7 @@ class Replayed(Outcome):
     wakes: int = 0
 
 
-def world(kinds: Sequence[Kind], capacity: Bytes) -> World:
+def world(kinds: Sequence[Kind], capacity: Bytes, **settings: Any) -> World:
     """A machine with one device on which all of `capacity` may be used, and the fleet that its files describe."""
     models = [
         model(
@@ -47,17 +49,18 @@ def world(kinds: Sequence[Kind], capacity: Bytes) -> World:
         )
         for kind in kinds
     }
-    return World(fleet(models, reserve=0, wait=ENDLESS), {"gpu0": capacity}, natures)
+    return World(fleet(models, reserve=0, wait=ENDLESS, **settings), {"gpu0": capacity}, natures)
 
 
 def one_after_another(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> Replayed:
-    """Each request is sent when the one before has ended, and not before its time."""
-    with world(kinds, capacity) as here:
+    """Each request is sent when the one before has ended, not before its time: who is evicted is all that counts."""
+    with world(kinds, capacity, min_residency=0.0) as here:
         for arrival in trace:
             here.advance(max(arrival.at - here.now, 0.0))
             request = here.send(arrival.model, 0.1)
-            while not request.ended:
-                here.advance(1.0)
+            assert request.task is not None
+            here.run(asyncio.wait_for(request.task, None))
+            here.check()
         return _outcome(here, trace, kinds)
 
 
