@@ -132,3 +132,16 @@ def test_a_file_that_somebody_broke_meanwhile_costs_neither_its_engine_nor_the_o
     assert invocation(rig, "broken") == before
     with rig.http() as client:
         assert client.get("/health").status_code == 200
+
+
+def test_requests_go_on_while_the_configuration_is_read_again(rig: Rig, http: httpx.Client) -> None:
+    rig.model("vision", engine())
+    assert chat(http, "vision").status_code == 200
+    reloading = threading.Thread(target=lambda: [rig.reload() for _ in range(5)])
+    reloading.start()
+    answers = []
+    while reloading.is_alive():
+        answers.append(chat(http, "vision"))
+    reloading.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.headers["x-aither-reason"] for answer in answers} == {"ready"}
