@@ -51,10 +51,11 @@ OTHERS = {
         model("wide", vram=12 * GIB, span=2, load_timeout=60.0),
     )
 }
-NAMES = ("orchestrator", *OTHERS)
-names = st.sampled_from(NAMES)
+models = st.integers(0, 5)
+"""Which of the machine's models; there are up to six."""
 devices = st.sampled_from(["gpu0", "gpu1"])
 pauses = st.sampled_from([0.0, 0.01, 0.3, 1.0, 6.0, 30.0])
+WISHES = ("start", "hold", "release", "release", "stop", "stop", "force")
 SPOILT = (
     *("crash", "crash", "fails", "hangs", "refuses", "stubborn", "leaks", "lags", "grows", "works"),
     *("mends", "mends", "mends"),
@@ -89,26 +90,26 @@ class Workstation(RuleBasedStateMachine):
         assert self.world is not None
         return self.world
 
-    def _known(self, name: str) -> str | None:
-        return name if name in self.here.conductor.books else None
+    def _name(self, which: int) -> str:
+        """One of the models that there are: drawing from all that there might be would mostly do nothing."""
+        known = sorted(self.here.conductor.books)
+        return known[which % len(known)]
 
     # --- what clients and people do --------------------------------------------------------------------------------
 
-    @rule(name=names, work=st.sampled_from([0.0, 2.0, 30.0]), timeout=st.sampled_from([None, None, 3.0]), then=pauses)
-    def ask(self, name: str, work: float, timeout: float | None, then: float) -> None:
-        if known := self._known(name):
-            book = self.here.conductor.books[known]
-            ready = book.residency is Residency.READY and not book.stop_wanted
-            request = self.here.send(known, work, timeout)
-            self._settle()
-            assert not ready or request.served == request.sent, "a ready model serves at once"
-            self.here.advance(then)
+    @rule(which=models, work=st.sampled_from([0.0, 2.0, 30.0]), timeout=st.sampled_from([None, None, 3.0]), then=pauses)
+    def ask(self, which: int, work: float, timeout: float | None, then: float) -> None:
+        book = self.here.conductor.books[self._name(which)]
+        ready = book.residency is Residency.READY and not book.stop_wanted
+        request = self.here.send(book.name, work, timeout)
+        self._settle()
+        assert not ready or request.served == request.sent, "a ready model serves at once"
+        self.here.advance(then)
 
-    @rule(wanted=st.sets(names, min_size=2, max_size=4), then=pauses)
-    def ask_many(self, wanted: set[str], then: float) -> None:
-        for name in sorted(wanted):
-            if known := self._known(name):
-                self.here.send(known, 1.0)
+    @rule(wanted=st.sets(models, min_size=2, max_size=4), work=st.sampled_from([1.0, 20.0]), then=pauses)
+    def ask_many(self, wanted: set[int], work: float, then: float) -> None:
+        for name in sorted({self._name(which) for which in wanted}):
+            self.here.send(name, work)
         self.here.advance(then)
 
     @rule(choice=st.integers(0, 100))
@@ -119,22 +120,19 @@ class Workstation(RuleBasedStateMachine):
             assert task is not None
             task.cancel()
 
-    @rule(
-        name=names, what=st.sampled_from(["start", "hold", "release", "release", "stop", "stop", "force"]), then=pauses
-    )
-    def tell(self, name: str, what: str, then: float) -> None:
-        if known := self._known(name):
-            conductor = self.here.conductor
-            match what:
-                case "start":
-                    self._operate(conductor.start(known))
-                case "hold":
-                    self._operate(conductor.hold(known))
-                case "release":
-                    self._operate(conductor.release(known))
-                case _:
-                    self._operate(conductor.stop(known, force=what == "force"))
-            self.here.advance(then)
+    @rule(which=models, what=st.sampled_from(WISHES), then=pauses)
+    def tell(self, which: int, what: str, then: float) -> None:
+        conductor, name = self.here.conductor, self._name(which)
+        match what:
+            case "start":
+                self._operate(conductor.start(name))
+            case "hold":
+                self._operate(conductor.hold(name))
+            case "release":
+                self._operate(conductor.release(name))
+            case _:
+                self._operate(conductor.stop(name, force=what == "force"))
+        self.here.advance(then)
 
     @rule(seconds=st.sampled_from([0.3, 4.0, 15.0, 40.0, 120.0]))
     def wait(self, seconds: float) -> None:
@@ -142,11 +140,10 @@ class Workstation(RuleBasedStateMachine):
 
     # --- what befalls the machine ----------------------------------------------------------------------------------
 
-    @rule(name=names, how=st.sampled_from(SPOILT), then=pauses)
-    def spoil(self, name: str, how: str, then: float) -> None:
-        nature = self.here.machine.natures.get(name)
-        if nature is None:
-            return
+    @rule(which=models, how=st.sampled_from(SPOILT), then=pauses)
+    def spoil(self, which: int, how: str, then: float) -> None:
+        name = self._name(which)
+        nature = self.here.machine.natures[name]
         match how:
             case "crash":
                 self.here.machine.crash(name)
