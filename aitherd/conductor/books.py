@@ -145,7 +145,7 @@ class Book:
     unit_leaving: bool = False
     """The model unit is being stopped by us, so its stop command asks for nothing new."""
     died: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the engine unit was seen to end by itself."""
+    """Set when the engine unit was seen to end while the model was on its way up or down."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no request is in flight."""
 

@@ -101,7 +101,7 @@ class Observer:
         """systemd says that something about `unit` changed."""
         name = model_of(unit)
         book = self._books.get(name) if name is not None else None
-        if book is not None and book.residency in (Residency.STARTING, Residency.READY, Residency.SLEEPING):
+        if book is not None and book.alive:
             self._background(self._look_at(book))
 
     def _is_back(self, book: Book, accounts: Accounts) -> bool:
@@ -129,7 +129,7 @@ class Observer:
             and status.active_state not in ("inactive", "failed")
         ):
             return
-        if book.residency is Residency.STARTING:
+        if book.residency in (Residency.STARTING, Residency.STOPPING):
             book.died.set()
         elif book.residency in (Residency.READY, Residency.SLEEPING):
             await self._died(book)

@@ -290,13 +290,13 @@ class Scheduler:
                 tried = True
                 continue
             book.say(step.why)
-            if await self.make_room(step, policy.patience if policy.urgent else 0.0):
-                steps_done.append(f"{step.verb} {step.model}")
-            elif policy.urgent:
-                # What it waits for works on. Meanwhile the others have their turn.
-                self._drained[book.name] = self._clock.monotonic()
+            if not await self.make_room(step, policy.patience if policy.urgent else 0.0):
+                if policy.urgent and self._books[step.model].busy:
+                    # What it waits for works on. Meanwhile the others have their turn.
+                    self._drained[book.name] = self._clock.monotonic()
                 self.later(book.name)
                 return
+            steps_done.append(f"{step.verb} {step.model}")
         else:
             self.later(book.name)
             return
@@ -328,19 +328,18 @@ class Scheduler:
         demand.refuse(book, error)
 
     async def make_room(self, step: Step, patience: Seconds = 0.0) -> bool:
-        """Carries out one step that gives bytes back; False when its model is busy, and still is after `patience`."""
+        """Carries out one step that gives bytes back; False when its model is busy, and still is after `patience`, or
+        stands on a device where something else moves."""
         victim = self._books[step.model]
         expected = {device: -count for device, count in step.takes.items() if count < 0}
         await self._steps.refresh_busy(victim)
-        if not victim.yields(drained=patience > 0):
+        if not (victim.yields(drained=patience > 0) and self._transitions.widen(self._scope(victim))):
             return False
-        match step.verb:
-            case Verb.FREE:
-                await self._steps.free(victim, expected, step.why)
-            case Verb.SLEEP:
-                return await self._steps.sleep(victim, step.level, expected, step.why, patience=patience)
-            case _:
-                return await self._steps.stop(victim, step.why, patience=patience)
+        if step.verb is Verb.SLEEP:
+            return await self._steps.sleep(victim, step.level, expected, step.why, patience=patience)
+        if step.verb is Verb.STOP:
+            return await self._steps.stop(victim, step.why, patience=patience)
+        await self._steps.free(victim, expected, step.why)
         return True
 
     async def _put_down(self, book: Book, why: str, *, force: bool = False) -> None:

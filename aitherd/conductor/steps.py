@@ -231,7 +231,7 @@ class Steps:
     async def _drained(self, book: Book, patience: Seconds | None) -> bool:
         """Waits until a model does nothing any more. If that takes longer than `patience`, it is kept, and False.
 
-        A person who wants it stopped by then is waited for all the same.
+        One that a person wants stopped by then, or that died, is waited for all the same.
         """
         try:
             # Nobody is waited for without patience: the caller has just asked whether it is busy.
@@ -239,7 +239,7 @@ class Steps:
                 if patience is None or patience > 0 or book.busy:
                     await self._drain(book)
         except TimeoutError:
-            if book.stop_wanted:
+            if book.stop_wanted or book.died.is_set():
                 await self._drain(book)
                 return True
             book.say("")
@@ -253,7 +253,8 @@ class Steps:
             if book.in_flight:
                 book.say(f"waiting for {book.in_flight} requests in flight")
             await book.idle.wait()
-            if book.stop_force or not await self.refresh_busy(book):
+            # An engine that is gone does not answer, which counts as busy.
+            if book.stop_force or book.died.is_set() or not await self.refresh_busy(book):
                 return
             book.say("waiting for the engine to finish what it works on")
             await asyncio.sleep(BUSY_POLL)

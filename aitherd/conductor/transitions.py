@@ -32,6 +32,14 @@ class Transitions:
         """Whether no transition owns any of these devices."""
         return not any(scope & owned for owned in self._owned.values())
 
+    def widen(self, scope: frozenset[DeviceId]) -> bool:
+        """Has the transition that calls own `scope` too; False, and nothing changes, where others own a part of it."""
+        name = next(name for name, task in self._tasks.items() if task is asyncio.current_task())
+        if any(scope & owned for other, owned in self._owned.items() if other != name):
+            return False
+        self._owned[name] |= scope
+        return True
+
     def run(
         self,
         name: str,
