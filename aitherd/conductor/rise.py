@@ -60,6 +60,14 @@ class Rise:
         self._last_line = last_line
         """(unit, invocation id) -> the last line that the engine wrote, or nothing."""
 
+    async def clear(self, book: Book) -> bool:
+        """Ends an earlier engine that is still there. True if there was one: that took time, and the plan is stale."""
+        status = await self._systemd.unit(book.unit)
+        if status is None or status.active_state in ("inactive", "failed"):
+            return False
+        await self._steps.end_unit(book)
+        return True
+
     async def start(self, book: Book, placement: tuple[DeviceId, ...], why: str) -> None:
         """Starts the engine unit and returns when the server answers. Raises StartFailed, or Stopped."""
         began = self._clock.monotonic()
@@ -70,7 +78,7 @@ class Rise:
         )
         book.say("starting its unit")
         try:
-            await self._clear_leftovers(book)
+            await self._free_name(book)
             await self._systemd.start_transient(book.unit, properties(self._request(book, placement), self._host))
             status = await self._systemd.unit(book.unit)
             if status is None or status.active_state not in ("active", "activating"):
@@ -176,13 +184,13 @@ class Rise:
         """Why the engine of `book` ended by itself: systemd's verdict and the last line that it wrote."""
         return await self._explain(book, StartFailed("its process ended"), "ended by itself")
 
-    async def _clear_leftovers(self, book: Book) -> None:
+    async def _free_name(self, book: Book) -> None:
         """Frees the unit's name: a unit that failed stays loaded so that people can see why."""
         status = await self._systemd.unit(book.unit)
-        if status is not None and status.active_state != "inactive":
-            if status.active_state != "failed":
-                await self._steps.end_unit(book)
+        if status is not None and status.active_state == "failed":
             await self._systemd.reset_failed(book.unit)
+        elif status is not None and status.active_state != "inactive":
+            raise StartFailed("an earlier engine of it cannot be ended")
 
     def _up(self, book: Book, how: str, seconds: Seconds) -> None:
         measured = self._meter.accounts.measured.get(book.name, NO_BYTES)

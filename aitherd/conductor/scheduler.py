@@ -310,6 +310,8 @@ class Scheduler:
         try:
             if step.verb is Verb.WAKE:
                 return await self._rise.wake(book, plan.why)
+            if not tried_before and await self._rise.clear(book):
+                return False
             await self._rise.start(book, plan.placement, plan.why)
         except OutOfDeviceMemory as error:
             if not tried_before:
