@@ -36,9 +36,29 @@ class Audit:
         self.wakes_of: dict[str, int] = {}
         self.liars: set[str] = set()
         """Models that need more than they say."""
+        self._adopted: set[str] = set()
+        """Models that were on their way already when the daemon came back: it did not choose that they are at once."""
+        self._held: dict[str, bool] = {}
+        """Of models on their way down, whether they were held when that began."""
         self._free: Mapping[DeviceId, Bytes] = NO_BYTES
         self._taken: Seconds = float("-inf")
         self._disturbed: Seconds = float("-inf")
+
+    def watch(self, conductor: Conductor) -> None:
+        """From now on it is this conductor."""
+        self.conductor = conductor
+        self._held.clear()
+        self._adopted = {book.name for book in conductor.books.values() if book.residency in MOVING}
+        conductor.subscribe(self._changed)
+
+    def _changed(self, model: str) -> None:
+        book = self._book(model)
+        if book is None or book.residency not in MOVING:
+            self._adopted.discard(model)
+        if book is not None and book.residency is Residency.STOPPING:
+            self._held.setdefault(model, book.held)
+        else:
+            self._held.pop(model, None)
 
     # --- what the machine reports --------------------------------------------------------------------------------
 
@@ -83,7 +103,8 @@ class Audit:
     def stops(self, model: str) -> None:
         """An engine unit is stopped."""
         book = self._book(model)
-        if book is not None and book.residency is not Residency.STARTING:
+        # What is left of an earlier engine, or did not come up, is ended in any case.
+        if book is not None and book.residency in (Residency.READY, Residency.SLEEPING, Residency.STOPPING):
             self._gives_way(model, "stopped")
 
     def unserved(self, model: str) -> None:
@@ -117,7 +138,7 @@ class Audit:
             self._note(f"{book.name} has {book.in_flight} requests in flight")
 
     def _moves_on(self, book: Book, device: DeviceId) -> bool:
-        return book.residency in MOVING and device in book.placement
+        return book.residency in MOVING and device in book.placement and book.name not in self._adopted
 
     def _promised(self, book: Book, device: DeviceId) -> Bytes:
         """Bytes on `device` that are another's although they are still free."""
@@ -133,7 +154,7 @@ class Audit:
     def _alone(self, book: Book, placement: tuple[DeviceId, ...]) -> None:
         assert self.conductor is not None
         for other in self.conductor.books.values():
-            if other is not book and other.residency in MOVING and set(other.placement) & set(placement):
+            if other is not book and any(self._moves_on(other, device) for device in placement):
                 self._note(f"{book.name} comes up while {other.name} is {other.residency}")
 
     def _gives_way(self, model: str, how: str) -> None:
@@ -144,7 +165,8 @@ class Audit:
             self._note(f"{model} is {how} with {book.in_flight} requests in flight")
         if book.model.residency_class is ResidencyClass.ESSENTIAL and not book.stop_wanted:
             self._note(f"{model} is essential and is {how}")
-        if book.held and not book.stop_wanted:
+        # Who holds it only now, while it goes, has it brought back.
+        if book.held and self._held.get(model, True) and not book.stop_wanted:
             self._note(f"{model} is held and is {how}")
 
     def _book(self, model: str) -> Book | None:

@@ -196,7 +196,7 @@ class World:
 
     async def _begin(self) -> None:
         await self.conductor.open()
-        self.audit.conductor = self.conductor
+        self.audit.watch(self.conductor)
         self._running = asyncio.create_task(self.conductor.run())
 
     async def _end(self) -> None:
