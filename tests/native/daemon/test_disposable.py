@@ -137,7 +137,12 @@ def test_a_file_that_somebody_broke_meanwhile_costs_neither_its_engine_nor_the_o
 def test_requests_go_on_while_the_configuration_is_read_again(rig: Rig, http: httpx.Client) -> None:
     rig.model("vision", engine())
     assert chat(http, "vision").status_code == 200
-    reloading = threading.Thread(target=lambda: [rig.reload() for _ in range(5)])
+
+    def reload() -> None:
+        for _ in range(5):
+            rig.reload()
+
+    reloading = threading.Thread(target=reload)
     reloading.start()
     answers = []
     while reloading.is_alive():
