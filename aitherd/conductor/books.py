@@ -25,6 +25,7 @@ from aitherd.core.words import (
     DeviceId,
     Endpoint,
     ModelView,
+    Priority,
     Residency,
     ResidencyClass,
     Seconds,
@@ -72,6 +73,7 @@ class Waiter:
     """Monotonic."""
     deadline: Seconds | None
     wants_claim: bool
+    priority: Priority = Priority.INTERACTIVE
 
 
 @dataclass(eq=False, slots=True)

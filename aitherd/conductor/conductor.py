@@ -36,6 +36,7 @@ from aitherd.core.words import (
     DeviceView,
     Endpoint,
     Plan,
+    Priority,
     Refusal,
     Residency,
     ResidencyClass,
@@ -43,13 +44,7 @@ from aitherd.core.words import (
     World,
 )
 from aitherd.engines.base import Control
-from aitherd.errors import (
-    AitherError,
-    AlwaysHeld,
-    HostFailure,
-    Stopped,
-    UnknownModel,
-)
+from aitherd.errors import AitherError, AlwaysHeld, HostFailure, Stopped, UnknownModel
 from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
@@ -208,7 +203,7 @@ class Conductor:
             return None
         return book.begin_use(0.0, "ready")
 
-    async def use(self, model: str, timeout: Seconds | None = None) -> Claim:
+    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
         book = self._known(model)
         claim = self.try_use(model)
         if claim is not None:
@@ -218,7 +213,7 @@ class Conductor:
         if not book.waiters:
             self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
         bound = self.fleet.settings.wait if timeout is None else timeout
-        claim = await demand.wait(book, claim=True, timeout=bound, limit=book.model.max_waiting)
+        claim = await demand.wait(book, claim=True, timeout=bound, limit=book.model.max_waiting, priority=priority)
         assert claim is not None
         return claim
 

@@ -8,26 +8,30 @@ from __future__ import annotations
 import asyncio
 
 from aitherd.conductor.books import Book, Claim, Waiter
-from aitherd.core.queue import Line
-from aitherd.core.words import Residency, Seconds, format_seconds
+from aitherd.core.queue import Line, displaced, turn
+from aitherd.core.words import Priority, Residency, Seconds, format_seconds
 from aitherd.errors import AitherError, QueueFull, WaitedTooLong
 
 
-async def wait(book: Book, *, claim: bool, timeout: Seconds | None, limit: int | None) -> Claim | None:
+async def wait(
+    book: Book,
+    *,
+    claim: bool,
+    timeout: Seconds | None,
+    limit: int | None,
+    priority: Priority = Priority.INTERACTIVE,
+) -> Claim | None:
     """Waits until `book` is ready; returns the claim if one is wanted.
 
-    `timeout` in seconds, None for ever; `limit` is the number of waiters at which one more is refused. Raises
-    QueueFull, WaitedTooLong or whatever the line was refused with. Cancelling withdraws the demand.
+    `timeout` in seconds, None for ever; `limit` is the number of waiters at which one more is refused, or in the place
+    of an interactive one the youngest batch request. Raises QueueFull, WaitedTooLong or whatever the line was refused
+    with. Cancelling withdraws the demand.
     """
     if limit is not None and len(book.waiters) >= limit:
-        raise QueueFull(
-            f"{len(book.waiters)} requests wait for {book.name} already",
-            remedy="try again later, or raise max-waiting in its model file",
-            retry_after=max(book.learned.start_seconds(), 1.0),
-        )
+        _make_way(book, priority)
     loop = asyncio.get_running_loop()
     now = book.clock.monotonic()
-    waiter = Waiter(loop.create_future(), now, None if timeout is None else now + timeout, claim)
+    waiter = Waiter(loop.create_future(), now, None if timeout is None else now + timeout, claim, priority)
     book.waiters.append(waiter)
     book.changed(book.name)
     timer = None if timeout is None else loop.call_later(timeout, _expire, book, waiter, timeout)
@@ -53,14 +57,21 @@ def line(book: Book, now: Seconds) -> Line:
     seconds = book.learned.start_seconds()
     if book.residency is Residency.SLEEPING:
         seconds = next((rung.wake for rung in book.ladder() if rung.level == book.level), seconds)
-    return Line(book.name, len(book.waiters), min((waiter.since for waiter in book.waiters), default=now), seconds)
+    return Line(
+        model=book.name,
+        waiting=len(book.waiters),
+        oldest_since=min((waiter.since for waiter in book.waiters), default=now),
+        seconds=seconds,
+        batch=sum(waiter.priority is Priority.BATCH for waiter in book.waiters),
+    )
 
 
 def serve(book: Book, why: str) -> None:
     """Ends the whole line with success; the model must be ready. `why` says how it came to be."""
     now = book.clock.monotonic()
-    while book.waiters:
-        waiter = book.waiters.popleft()
+    served = sorted(book.waiters, key=lambda waiter: turn(waiter.priority))
+    book.waiters.clear()
+    for waiter in served:
         if not waiter.future.done():
             waiter.future.set_result(book.begin_use(now - waiter.since, why) if waiter.wants_claim else None)
 
@@ -71,6 +82,23 @@ def refuse(book: Book, error: AitherError) -> None:
         waiter = book.waiters.popleft()
         if not waiter.future.done():
             waiter.future.set_exception(error)
+
+
+def _make_way(book: Book, newcomer: Priority) -> None:
+    """Sends somebody away who waits in a full line. Raises QueueFull when that is the newcomer."""
+    waiters = list(book.waiters)
+    at = displaced([waiter.priority for waiter in waiters], newcomer)
+    error = QueueFull(
+        f"{len(waiters)} requests wait for {book.name} already"
+        + (", and more pressing ones" if at is not None else ""),
+        remedy="try again later, or raise max-waiting in its model file",
+        retry_after=max(book.learned.start_seconds(), 1.0),
+    )
+    if at is None:
+        raise error
+    book.waiters.remove(waiters[at])
+    if not waiters[at].future.done():
+        waiters[at].future.set_exception(error)
 
 
 def _expire(book: Book, waiter: Waiter, timeout: Seconds) -> None:

@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from aitherd.core.words import Bytes, DeviceId, DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
+from aitherd.core.words import (
+    Bytes,
+    DeviceId,
+    DeviceView,
+    Endpoint,
+    Plan,
+    Priority,
+    Refusal,
+    Residency,
+    ResidencyClass,
+    Seconds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +149,11 @@ class Operations(Protocol):
     def try_use(self, model: str) -> Use | None:
         """A claim on `model` if it is ready now, else None. Never waits, never starts anything."""
 
-    async def use(self, model: str, timeout: Seconds | None = None) -> Use:
+    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Use:
         """A claim on `model`, brought in if need be.
 
-        `timeout` bounds the wait in seconds; None takes the configured bound. Cancelling the call withdraws the demand.
+        `timeout` bounds the wait in seconds; None takes the configured bound. A batch request in a full line leaves
+        it, with QueueFull, for an interactive one. Cancelling the call withdraws the demand.
         Raises an AitherError that says why not: CannotFit, StartFailed, WaitedTooLong, QueueFull, Stopped…
         """
 

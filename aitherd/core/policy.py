@@ -28,6 +28,8 @@ class Policy:
     """A line whose oldest request waits longer than this and than `age_loads` is overdue: it goes before the others."""
     age_loads: float = 1.5
     """The same in loads of its model: one that needs a minute to load is not overdue after 20 s."""
+    batch_weight: float = 0.25
+    """A batch request weighs so many interactive ones. The age bound is the same for both."""
     urgent: bool = False
     """The decision is for an overdue line: young models give way, and those that work may be drained for it."""
     patience: Seconds = 10.0

@@ -1,4 +1,4 @@
-"""Waiting lines: which model that is waited for is brought in next.
+"""Waiting lines: which model that is waited for is brought in next, and who of a line goes first.
 
 Only the order is decided here. Whether there is room for a model is the arbiter's to say; who waits, and how a wait
 ends, is the conductor's business. A ready model has no line: its requests never wait behind a swap.
@@ -6,11 +6,11 @@ ends, is the conductor's business. A ready model has no line: its requests never
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aitherd.core.policy import DEFAULTS, Policy
-from aitherd.core.words import Seconds
+from aitherd.core.words import Priority, Seconds
 
 QUICKEST: Seconds = 0.1
 """A load is never counted as quicker than this, so that an expected duration of 0 does not outweigh everything."""
@@ -22,19 +22,21 @@ class Line:
 
     model: str
     waiting: int
-    """Requests; 0 when only a hold or a preload wants it, which weighs as one request does."""
+    """Requests; 0 when nobody waits and its class wants it up, which weighs as one request does."""
     oldest_since: Seconds
     """Since when the oldest waits."""
     seconds: Seconds
     """Expected time until the model is ready once its turn has come: a cold start, or a wake."""
+    batch: int = 0
+    """Those of `waiting` that are batch requests."""
 
 
 def order(lines: Iterable[Line], now: Seconds, policy: Policy = DEFAULTS) -> tuple[str, ...]:
     """The models in the order in which to bring them in.
 
     First the lines whose oldest request has waited beyond the age bound, the oldest first, so that no line starves.
-    Then the others by what a second of loading buys: requests, which weigh more the longer the oldest has waited, over
-    load seconds. Equal lines go by age, then by name.
+    Then the others by what a second of loading buys: requests, of which batch ones weigh less and all weigh more the
+    longer the oldest has waited, over load seconds. Equal lines go by age, then by name.
     """
     return tuple(line.model for line in sorted(lines, key=lambda line: _rank(line, now, policy)))
 
@@ -44,9 +46,26 @@ def overdue(line: Line, now: Seconds, policy: Policy = DEFAULTS) -> bool:
     return now - line.oldest_since > max(policy.age_bound, policy.age_loads * line.seconds)
 
 
+def displaced(line: Sequence[Priority], newcomer: Priority) -> int | None:
+    """Who leaves a full line, oldest first, for `newcomer`: the youngest batch request, for an interactive one only.
+
+    None when nobody does, and the newcomer has to go away.
+    """
+    if newcomer is not Priority.INTERACTIVE:
+        return None
+    return next((at for at in reversed(range(len(line))) if line[at] is Priority.BATCH), None)
+
+
+def turn(priority: Priority) -> int:
+    """By what those who wait for one model are sorted before they are served: interactive before batch. Among equals
+    the oldest goes first."""
+    return 0 if priority is Priority.INTERACTIVE else 1
+
+
 def _rank(line: Line, now: Seconds, policy: Policy) -> tuple[float, float, str]:
     age = max(now - line.oldest_since, 0.0)
     if overdue(line, now, policy):
         return (float("-inf"), line.oldest_since, line.model)
-    demand = max(line.waiting, 1) * (1.0 + age / policy.age_bound)
+    weight = line.waiting - line.batch * (1.0 - policy.batch_weight) if line.waiting else 1.0
+    demand = weight * (1.0 + age / policy.age_bound)
     return (-demand / max(line.seconds, QUICKEST), line.oldest_since, line.model)

@@ -48,6 +48,15 @@ class Residency(StrEnum):
     """Gone, but its device bytes have not come back."""
 
 
+class Priority(StrEnum):
+    """How pressing a request is, while it waits for its model."""
+
+    INTERACTIVE = "interactive"
+    """A person waits for the answer."""
+    BATCH = "batch"
+    """Nobody does: it comes later where it would be in the way, but no later than the age bound."""
+
+
 class Verb(StrEnum):
     """What a step of a plan does to one model."""
 

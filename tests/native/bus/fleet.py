@@ -16,6 +16,7 @@ from aitherd.core.words import (
     Endpoint,
     Holder,
     Plan,
+    Priority,
     Refusal,
     RefusalKind,
     Residency,
@@ -120,7 +121,7 @@ class SmallFleet:
     def try_use(self, model: str) -> Use | None:
         raise NotImplementedError("the bus uses no model")
 
-    async def use(self, model: str, timeout: Seconds | None = None) -> Use:
+    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Use:
         raise NotImplementedError("the bus uses no model")
 
     async def start(self, model: str) -> None:

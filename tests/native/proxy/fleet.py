@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from aitherd.conductor.operations import ModelStatus
-from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
+from aitherd.core.words import DeviceView, Endpoint, Plan, Priority, Refusal, Residency, ResidencyClass, Seconds
 from aitherd.errors import AitherError, Stopped, UnknownModel, WaitedTooLong
 
 
@@ -73,7 +73,7 @@ class Fleet:
             return None
         return self._claim(model, 0.0, "ready")
 
-    async def use(self, model: str, timeout: Seconds | None = None) -> Claim:
+    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:

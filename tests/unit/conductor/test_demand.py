@@ -8,7 +8,7 @@ import pytest
 from aitherd.conductor import demand
 from aitherd.conductor.books import Book
 from aitherd.core.residency import Event
-from aitherd.core.words import Endpoint
+from aitherd.core.words import Endpoint, Priority
 from aitherd.errors import QueueFull, StartFailed, WaitedTooLong
 from tests.unit.conductor.books import Hands, book
 
@@ -55,6 +55,41 @@ async def test_a_full_line_takes_no_more_and_says_when_to_come_back() -> None:
     for task in waiting:
         with pytest.raises(StartFailed):
             await task
+
+
+async def test_in_a_full_line_a_person_takes_the_place_of_the_youngest_batch_request() -> None:
+    line = book(Hands())
+    old, young, person = wait(line, priority=Priority.BATCH), wait(line, priority=Priority.BATCH), wait(line)
+    await asyncio.sleep(0)
+    second = wait(line)
+    with pytest.raises(QueueFull, match="more pressing") as full:
+        await young
+    assert full.value.retry_after is not None and full.value.status == 429
+    with pytest.raises(QueueFull):
+        await wait(line, priority=Priority.BATCH)
+    third = wait(line)
+    with pytest.raises(QueueFull):
+        await old
+    with pytest.raises(QueueFull):
+        await wait(line)
+    up(line)
+    demand.serve(line, "loaded")
+    for task in (person, second, third):
+        (await task).release()
+
+
+async def test_a_person_is_served_before_a_batch_request_that_came_first() -> None:
+    line = book(Hands())
+    served: list[str] = []
+    batch, person = wait(line, priority=Priority.BATCH), wait(line)
+    batch.add_done_callback(lambda _: served.append("batch"))
+    person.add_done_callback(lambda _: served.append("person"))
+    await asyncio.sleep(0)
+    up(line)
+    demand.serve(line, "loaded")
+    for task in (batch, person):
+        (await task).release()
+    assert served == ["person", "batch"]
 
 
 async def test_who_waits_too_long_is_told_what_the_model_was_doing() -> None:

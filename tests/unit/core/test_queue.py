@@ -6,16 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aitherd.core.policy import Policy
-from aitherd.core.queue import Line, order
+from aitherd.core.queue import Line, displaced, order, turn
+from aitherd.core.words import Priority
 
 NOW = 1000.0
+INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
 lines = st.lists(
     st.builds(
-        Line,
-        model=st.sampled_from("abcdefgh"),
-        waiting=st.integers(0, 50),
-        oldest_since=st.floats(NOW - 300, NOW),
-        seconds=st.floats(0, 120),
+        lambda model, people, batch, since, seconds: Line(model, people + batch, since, seconds, batch),
+        st.sampled_from("abcdefgh"),
+        st.integers(0, 50),
+        st.integers(0, 50),
+        st.floats(NOW - 300, NOW),
+        st.floats(0, 120),
     ),
     unique_by=lambda line: line.model,
 )
@@ -46,6 +49,34 @@ def test_a_slow_load_is_given_its_own_time_before_it_counts_as_overdue() -> None
 def test_a_preload_counts_as_one_request() -> None:
     assert order([Line("preload", 0, NOW, 5.0), Line("two", 2, NOW, 5.0)], NOW) == ("two", "preload")
     assert order([Line("slow", 1, NOW, 9.0), Line("preload", 0, NOW, 5.0)], NOW) == ("preload", "slow")
+
+
+def test_one_person_who_waits_outweighs_a_few_batch_requests_and_many_of_them_outweigh_one_person() -> None:
+    person = Line("person", 1, NOW, 5.0)
+    assert order([Line("batch", 3, NOW, 5.0, batch=3), person], NOW) == ("person", "batch")
+    assert order([Line("batch", 9, NOW, 5.0, batch=9), person], NOW) == ("batch", "person")
+
+
+def test_a_batch_request_is_overdue_as_early_as_any_other() -> None:
+    aged = Line("aged", 1, NOW - 21, 5.0, batch=1)
+    assert order([Line("people", 500, NOW - 1, 1.0), aged], NOW) == ("aged", "people")
+
+
+def test_in_a_full_line_the_youngest_batch_request_makes_way_for_a_person_and_for_nobody_else() -> None:
+    assert displaced([BATCH, INTERACTIVE, BATCH, INTERACTIVE], INTERACTIVE) == 2
+    assert displaced([INTERACTIVE, INTERACTIVE], INTERACTIVE) is None
+    assert displaced([INTERACTIVE, BATCH], BATCH) is None
+
+
+@given(st.lists(st.sampled_from(Priority)), st.sampled_from(Priority))
+def test_no_interactive_request_is_ever_displaced(line: list[Priority], newcomer: Priority) -> None:
+    at = displaced(line, newcomer)
+    assert at is None or (line[at] is BATCH and newcomer is INTERACTIVE and BATCH not in line[at + 1 :])
+
+
+def test_who_waits_for_the_same_model_is_served_by_priority_and_then_by_age() -> None:
+    waiting = [("a", BATCH), ("b", INTERACTIVE), ("c", BATCH), ("d", INTERACTIVE)]
+    assert [name for name, _ in sorted(waiting, key=lambda one: turn(one[1]))] == ["b", "d", "a", "c"]
 
 
 @given(lines)
