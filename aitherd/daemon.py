@@ -103,7 +103,7 @@ class Daemon:
             async def reload() -> None:
                 self._reload(conductor, routing)
 
-            service = BusService(bus, conductor, conductor.leasing, records, reload, Authority(bus, user=user))
+            service = BusService(bus, conductor, conductor.leasing, records, routing, reload, Authority(bus, user=user))
             await service.start()
             conductor.subscribe(lambda _: self._changed.set())
             self._on_signals(conductor, routing)

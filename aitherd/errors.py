@@ -97,6 +97,12 @@ class InvalidLease(AitherError):
     status, code, dbus_name = 400, "invalid_lease", "InvalidLease"
 
 
+class InvalidHint(AitherError):
+    """What was said about a request that is to be explained means nothing."""
+
+    status, code, dbus_name = 400, "invalid_hint", "InvalidHint"
+
+
 class UnknownLease(AitherError):
     """No lease has that id, or it has ended."""
 

@@ -22,7 +22,20 @@ TURN: Seconds = 0.05
 """Changes are collected for this long."""
 TRAFFIC_INTERVAL: Seconds = 0.5
 TRAFFIC = frozenset(
-    {"InFlight", "Waiting", "Busy", "LastUsed", "StopsAt", "MeasuredBytes", "Free", "Foreign", "Leases"}
+    {
+        "InFlight",
+        "Waiting",
+        "Busy",
+        "LastUsed",
+        "StopsAt",
+        "MeasuredBytes",
+        "Free",
+        "Foreign",
+        "Leases",
+        "Nodes",
+        "Latency",
+        "Spent",
+    }
 )
 NOISE = {"StopsAt": 500_000}
 """Differences up to this are none: the instant is computed from two clocks (microseconds)."""

@@ -19,6 +19,7 @@ from aitherd.bus.device import DeviceObject
 from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
 from aitherd.bus.names import BUS_NAME, ROOT
+from aitherd.bus.upstream import UpstreamObject
 
 PATH = Path("packaging/dbus") / f"{BUS_NAME}.xml"
 """Where it is kept, from the top of the repository."""
@@ -27,6 +28,7 @@ OBJECTS: tuple[tuple[str, type[Announced]], ...] = (
     (ROOT, ManagerObject),
     (f"{ROOT}/model/NAME", ModelObject),
     (f"{ROOT}/device/ID", DeviceObject),
+    (f"{ROOT}/upstream/NAME", UpstreamObject),
 )
 
 HEAD = """<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"

@@ -23,10 +23,11 @@ from aitherd.bus.authority import Action
 from aitherd.bus.calls import Calls
 from aitherd.bus.names import MANAGER, model_path
 from aitherd.bus.refusals import refusal
-from aitherd.bus.values import LeaseRow, Variant, lease, plan_json, record, text
+from aitherd.bus.upstream import Routes
+from aitherd.bus.values import LeaseRow, Variant, hints, lease, plan_json, record, route_json, text
 from aitherd.conductor.operations import Grant, Leasing, ModelStatus, Operations
 from aitherd.conductor.records import Records
-from aitherd.errors import UnknownModel
+from aitherd.errors import AitherError, UnknownModel
 
 Row: TypeAlias = tuple[str, str, str, bool, int, int, int, str]
 Entry: TypeAlias = tuple[int, str, str, str, dict[str, Variant]]
@@ -42,6 +43,7 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
         operations: Operations,
         leasing: Leasing,
         records: Records,
+        routes: Routes,
         reload: Callable[[], Awaitable[None]],
         calls: Calls,
     ) -> None:
@@ -49,6 +51,7 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
         self._operations = operations
         self._leasing = leasing
         self._records = records
+        self._routes = routes
         self._reload = reload
         self._calls = calls
 
@@ -93,6 +96,26 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
     async def plan(self, model: str) -> str:
         """What bringing the model in would do now and cost, or why it cannot be done, as JSON. Changes nothing."""
         return plan_json(await self._calls.run(partial(self._operations.plan, self._resolve(model))))
+
+    @dbus_method_async(
+        "sa{sv}",
+        "s",
+        input_args_names=("model", "hints"),
+        result_args_names=("route",),
+        flags=DbusUnprivilegedFlag,
+        method_name="Route",
+    )
+    async def route(self, model: str, said: dict[str, Variant]) -> str:
+        """Where a request for a model or a tier would go now, and why, as JSON. Changes nothing and asks nobody.
+
+        Hints are what the request would say: tier (s), effort (s), local-only (b), needs (as): vision, tools and the
+        like. With a hint of tier or effort the model may be empty.
+        """
+        try:
+            tier, effort, request = hints(said)
+            return route_json(self._routes.explain(model, tier, effort, request))
+        except AitherError as error:
+            raise refusal(error) from error
 
     @dbus_method_async(
         "tssu",

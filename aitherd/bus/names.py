@@ -11,6 +11,7 @@ ROOT = "/org/aitheros/Aither1"
 MANAGER = f"{BUS_NAME}.Manager"
 MODEL = f"{BUS_NAME}.Model"
 DEVICE = f"{BUS_NAME}.Device"
+UPSTREAM = f"{BUS_NAME}.Upstream"
 
 ERROR = f"{BUS_NAME}.Error"
 """Prefix of error names; the last part is `AitherError.dbus_name`."""
@@ -24,3 +25,8 @@ def model_path(model: str) -> str:
 def device_path(device: str) -> str:
     """Path of the object of a device."""
     return encode_object_path(f"{ROOT}/device", device)
+
+
+def upstream_path(upstream: str) -> str:
+    """Path of the object of an upstream."""
+    return encode_object_path(f"{ROOT}/upstream", upstream)

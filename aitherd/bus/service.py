@@ -1,6 +1,6 @@
 """The service on the bus: which objects there are, and when.
 
-What they offer is in `manager.py`, `model.py` and `device.py`.
+What they offer is in `manager.py`, `model.py`, `device.py` and `upstream.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from aitherd.bus.calls import BROKER, BROKER_PATH, Calls
 from aitherd.bus.device import DeviceObject
 from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
-from aitherd.bus.names import BUS_NAME, ROOT, device_path, model_path
+from aitherd.bus.names import BUS_NAME, ROOT, device_path, model_path, upstream_path
+from aitherd.bus.upstream import Routes, UpstreamObject
 from aitherd.conductor.operations import Leasing, Operations
 from aitherd.conductor.records import Records
 from aitherd.errors import HostFailure
@@ -39,6 +40,7 @@ class BusService:
         operations: Operations,
         leasing: Leasing,
         records: Records,
+        routes: Routes,
         reload: Callable[[], Awaitable[None]],
         authority: Authority,
     ) -> None:
@@ -46,13 +48,15 @@ class BusService:
         self._bus = bus
         self._operations = operations
         self._calls = Calls(bus, authority)
-        self._manager = ManagerObject(operations, leasing, records, self._reloaded, self._calls)
+        self._manager = ManagerObject(operations, leasing, records, routes, self._reloaded, self._calls)
         self._reload = reload
         self._announcer = Announcer(self._begin_turn)
         self._models: dict[str, ModelObject] = {}
         self._devices: dict[str, DeviceObject] = {}
+        self._routes = routes
+        self._upstreams: dict[str, UpstreamObject] = {}
         self._exports: dict[Announced, DbusExportHandle] = {}
-        self._unsubscribe: Callable[[], None] | None = None
+        self._subscriptions: list[Callable[[], None]] = []
         self._disconnected = asyncio.Event()
         self._disconnection: SdBusSlot | None = None
         self._names_changed = False
@@ -66,7 +70,7 @@ class BusService:
         self._disconnection = await self._bus.match_signal_async(None, None, None, "Disconnected", self._local)
         self._exports[self._manager] = self._manager.export_to_dbus(ROOT, self._bus)
         self._manager.remember()
-        self._unsubscribe = self._operations.subscribe(self._changed)
+        self._subscriptions = [self._operations.subscribe(self._changed), self._routes.subscribe(self._fared)]
         self._sync()
         try:
             await self._bus.request_name_async(BUS_NAME, 0)
@@ -95,16 +99,17 @@ class BusService:
         except (DbusFailedError, SdBusBaseError):
             # The connection is gone, and the name with it.
             self._disconnected.set()
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
+        for end in self._subscriptions:
+            end()
+        self._subscriptions.clear()
         self._announcer.close()
         await self._calls.close()
-        for one in [*self._models.values(), *self._devices.values(), self._manager]:
+        for one in [*self._models.values(), *self._devices.values(), *self._upstreams.values(), self._manager]:
             if handle := self._exports.pop(one, None):
                 self._end(handle)
         self._models.clear()
         self._devices.clear()
+        self._upstreams.clear()
         if self._disconnection is not None:
             self._disconnection.close()
 
@@ -134,6 +139,14 @@ class BusService:
             self._names_changed = True
             self._announcer.wake()
 
+    def _fared(self, upstream: str) -> None:
+        """The router's notice; called very often."""
+        if one := self._upstreams.get(upstream):
+            self._announcer.touch(one)
+        else:
+            self._names_changed = True
+            self._announcer.wake()
+
     def _begin_turn(self) -> None:
         self._announcer.touch(self._manager)
         if self._names_changed:
@@ -155,6 +168,12 @@ class BusService:
             elif self._devices[device].view != view:
                 self._devices[device].view = view
                 self._announcer.touch(self._devices[device])
+
+        upstreams = {one.name: one for one in self._routes.statuses()}
+        self._keep(self._upstreams, upstreams)
+        for name, upstream in upstreams.items():
+            if name not in self._upstreams:
+                self._upstreams[name] = self._export(UpstreamObject(upstream, self._routes), upstream_path(name))
 
     def _export(self, one: Exported, path: str) -> Exported:
         one.remember()

@@ -8,13 +8,20 @@ from typing import Any, TypeAlias
 
 from aitherd.conductor.operations import Lease
 from aitherd.conductor.records import Record
+from aitherd.core.circuit import State
+from aitherd.core.routing import Explanation, NoRoute, Request
+from aitherd.core.upstreams import NodeStatus
 from aitherd.core.words import Claim, DeviceView, Endpoint, Plan, Refusal, Seconds
+from aitherd.errors import InvalidHint
 
 Variant: TypeAlias = tuple[str, Any]
 """A signature and a value of that type."""
 
 LeaseRow: TypeAlias = tuple[str, bool, str, int, int, str, int, int, int, str]
 """The `(sbsttsutts)` of Leases."""
+
+NodeRow: TypeAlias = tuple[str, str, str, int, int, int, int]
+"""The `(sssuuut)` of an upstream's Nodes."""
 
 INT64 = range(-(2**63), 2**63)
 UINT32_MAX = 2**32 - 1
@@ -127,6 +134,64 @@ def plan_json(outcome: Plan | Refusal) -> str:
             "placement": list(outcome.placement),
             "spare": dict(outcome.spare),
             "why": outcome.why,
+        }
+    )
+
+
+def node(value: NodeStatus) -> NodeRow:
+    """A node of an upstream: see the property Nodes."""
+    return (
+        text(value.address),
+        str(value.circuit),
+        text(value.reason) if value.circuit is not State.CLOSED else "",
+        value.in_flight,
+        value.concurrency,
+        value.weight,
+        usec(value.latency),
+    )
+
+
+def hints(values: Mapping[str, Variant]) -> tuple[str, str, Request]:
+    """What a caller of Route says of its request: the tier, the effort, and what it needs. Raises InvalidHint."""
+    kinds = {"tier": "s", "effort": "s", "local-only": "b", "needs": "as"}
+    for name, (signature, _) in values.items():
+        if kinds.get(name) != signature:
+            known = ", ".join(f"{one} ({kind})" for one, kind in kinds.items())
+            raise InvalidHint(f"{name} ({signature}) is no hint", remedy=f"the hints are {known}")
+    found = {name: value for name, (_, value) in values.items()}
+    request = Request(frozenset(found.get("needs", ())), bool(found.get("local-only", False)))
+    return str(found.get("tier", "")), str(found.get("effort", "")), request
+
+
+def route_json(value: Explanation) -> str:
+    """Where a request would go, as one JSON object: `routes` in the order in which they would be tried.
+
+    `action` is use (a model that is ready), wait (for one that has to be brought in) or send (to an upstream).
+    """
+    outcome = value.outcome
+    about = {"asked": value.asked, "tier": value.tier}
+    if isinstance(outcome, NoRoute):
+        return json.dumps({**about, "possible": False, "for_ever": outcome.for_ever, "why": outcome.why, "routes": []})
+    routes = [
+        {
+            "route": str(one.route),
+            "upstream": one.route.upstream,
+            "model": one.route.model,
+            "action": one.action.value,
+            "place": place,
+            "why": one.why,
+            "bound": one.bound,
+        }
+        for one, place in zip(outcome.candidates, value.places, strict=True)
+    ]
+    return json.dumps(
+        {
+            **about,
+            "possible": True,
+            "why": outcome.candidates[0].why,
+            "routes": routes,
+            "load": outcome.load,
+            "skipped": list(outcome.skipped),
         }
     )
 

@@ -20,6 +20,15 @@ PAUSE_MAX: Seconds = 60.0
 """The pause doubles with every try that fails, up to this."""
 
 
+SMOOTHING = 0.2
+"""Weight of the newest measurement of a node's latency."""
+
+
+def smoothed(before: Seconds, measured: Seconds) -> Seconds:
+    """A latency with one more measurement taken in; `before` is 0 when there was none."""
+    return before + SMOOTHING * (measured - before) if before else measured
+
+
 class State(StrEnum):
     """Of a circuit."""
 

@@ -150,6 +150,27 @@ class NoRoute:
     """Whether none of the tier's routes may or can answer such a request, whatever their state."""
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a request would go now, for whoever asks."""
+
+    asked: str
+    tier: str
+    """Empty for a model asked for by its name."""
+    outcome: Decision | NoRoute
+    places: tuple[str, ...] = ()
+    """Of each candidate, the address that it is sent to; empty for a model of this machine."""
+
+
+def by_name(model: str, local: LocalView) -> Decision | NoRoute:
+    """What becomes of a request for a model of this machine by its name: it knows no other way."""
+    if local.never or local.failed:
+        return NoRoute(local.never or local.failed, bool(local.never))
+    if local.ready:
+        return Decision((Candidate(Route(model), Action.USE, "ready"),))
+    return Decision((Candidate(Route(model), Action.WAIT, _expected(model, local)),))
+
+
 def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRoute:
     """Who may answer `request` by `tier`, in order.
 
@@ -184,8 +205,8 @@ def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRout
                 now.append(Candidate(entry, Action.USE, "ready"))
             else:
                 load = load or ("" if now else entry.model)
-                expected = f"{entry.model} is expected in {format_seconds(local.seconds)}"
-                (now if local.seconds <= tier.patience else later).append(Candidate(entry, Action.WAIT, expected))
+                waiting = Candidate(entry, Action.WAIT, _expected(entry.model, local))
+                (now if local.seconds <= tier.patience else later).append(waiting)
     candidates = (*_bounded(now, later, tier.patience), *later)
     if not candidates:
         return NoRoute("; ".join(skipped) or f"the tier {tier.name} has no routes", for_ever)
@@ -202,6 +223,10 @@ def _bounded(now: list[Candidate], later: list[Candidate], patience: Seconds) ->
             yield Candidate(one.route, one.action, one.why, bound=patience)
         else:
             yield one
+
+
+def _expected(model: str, local: LocalView) -> str:
+    return f"{model} is expected in {format_seconds(local.seconds)}"
 
 
 def _forbidden(tier: Tier, request: Request, entry: Route, reach: Reach) -> str:

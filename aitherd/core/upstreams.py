@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
+from aitherd.core.circuit import State
 from aitherd.core.words import Seconds
 
 Abilities = frozenset[str]
@@ -110,3 +111,47 @@ class Upstream:
     def model(self, name: str) -> RemoteModel:
         """A model that a route names."""
         return self.models.get(name) or RemoteModel(name, self.can)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node of an upstream as people see it."""
+
+    address: str
+    circuit: State
+    reason: str
+    """Why its circuit is open, or what failed last; empty when nothing did."""
+    in_flight: int
+    concurrency: int
+    """Requests that it may have in flight."""
+    weight: int
+    latency: Seconds
+    """From a request to the first byte of its answer, smoothed; 0 before the first."""
+    models: tuple[str, ...]
+    """Names that it lists; empty when that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamStatus:
+    """An upstream as people see it."""
+
+    name: str
+    reach: Reach
+    nodes: tuple[NodeStatus, ...]
+    spent: float
+    """Today (UTC), in the currency of its prices."""
+    cap: float | None
+    problem: str
+    """Why it cannot be used at all; empty when it can."""
+
+    @property
+    def state(self) -> str:
+        """`up`, `degraded` (some nodes are given a rest), `down` (all are), `capped` or `unusable`."""
+        if self.problem:
+            return "unusable"
+        resting = sum(node.circuit is State.OPEN for node in self.nodes)
+        if resting == len(self.nodes):
+            return "down"
+        if self.cap is not None and self.spent >= self.cap:
+            return "capped"
+        return "degraded" if resting else "up"

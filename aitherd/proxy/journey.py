@@ -44,13 +44,13 @@ class RemoteUse:
         self.waited = waited
         self.why = why
         self._open = True
-        peer.in_flight += 1
+        peer.begin()
 
     def release(self) -> None:
         """Ends the claim. Calling it again does nothing."""
         if self._open:
             self._open = False
-            self.peer.in_flight -= 1
+            self.peer.end()
 
 
 class Traveller(Protocol):
@@ -93,6 +93,8 @@ class Journey:
         self._causes: list[str] = []
         """Why earlier routes did not answer."""
         self._sent = 0
+        self._sent_at: Seconds = 0.0
+        """When the try under way was sent."""
         self._at: Candidate | None = None
         self._remote: Remote | None = None
         self._peer: Peer | None = None
@@ -231,6 +233,7 @@ class Journey:
         # A kept connection that was closed meanwhile is replaced without that being another try.
         self._sent += not self._counted
         self._counted = True
+        self._sent_at = monotonic()
         self._judge = Judge()
         self._tail, self._pieces, self._metering = b"", 0, False
         if self._peer is None:
@@ -290,7 +293,7 @@ class Journey:
     def _good(self, judge: Judge) -> list[ResponseEvent]:
         self._judge = self._trying = None
         if self._peer is not None:
-            self._peer.succeeded()
+            self._peer.answered(monotonic() - self._sent_at)
         elif self._at is not None:
             self._routing.well(self._at.route.model)
         return self._passed(judge)

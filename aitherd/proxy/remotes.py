@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import random
 
 from aitherd.conductor.records import Event, Records
-from aitherd.core.circuit import Circuit, State
+from aitherd.core.circuit import Circuit, State, smoothed
 from aitherd.core.retries import MATRIX, REST, Failure
 from aitherd.core.routing import NodeView, UpstreamView
-from aitherd.core.upstreams import Node, Upstream
+from aitherd.core.upstreams import Node, NodeStatus, Upstream, UpstreamStatus
 from aitherd.core.words import Seconds
 from aitherd.proxy.addresses import Address, address, credential
 from aitherd.proxy.spend import Spend
@@ -18,9 +19,22 @@ from aitherd.proxy.spend import Spend
 class Peer:
     """One node of an upstream."""
 
-    __slots__ = ("_records", "_told", "address", "circuit", "in_flight", "models", "name", "node")
+    __slots__ = (
+        "_changed",
+        "_records",
+        "_told",
+        "address",
+        "circuit",
+        "in_flight",
+        "latency",
+        "models",
+        "name",
+        "node",
+    )
 
-    def __init__(self, name: str, node: Node, address: Address, records: Records | None) -> None:
+    def __init__(
+        self, name: str, node: Node, address: Address, records: Records | None, changed: Callable[[str], None]
+    ) -> None:
         self.name = name
         """Of the upstream."""
         self.node = node
@@ -29,12 +43,31 @@ class Peer:
         self.in_flight = 0
         self.models: frozenset[str] = frozenset()
         """Names that it lists; empty while that is not known."""
+        self.latency: Seconds = 0.0
+        """From a request to the first byte of its answer, smoothed; 0 before the first."""
         self._records = records
+        self._changed = changed
         self._told = False
+
+    def begin(self) -> None:
+        """A request goes there."""
+        self.in_flight += 1
+        self._changed(self.name)
+
+    def end(self) -> None:
+        """A request there is over."""
+        self.in_flight -= 1
+        self._changed(self.name)
+
+    def answered(self, seconds: Seconds) -> None:
+        """A request was answered; its first byte came after so long."""
+        self.latency = smoothed(self.latency, seconds)
+        self.succeeded()
 
     def succeeded(self, *, probe: bool = False) -> None:
         """It answered."""
         self.circuit.succeeded(probe=probe)
+        self._changed(self.name)
         if self._told and not self.circuit.opened:
             self._told = False
             self._tell(f"{self} answers again")
@@ -52,6 +85,7 @@ class Peer:
         else:
             # It answered, if only to say that it does not have what was asked for.
             self.succeeded()
+        self._changed(self.name)
 
     def __str__(self) -> str:
         return f"the upstream {self.name} at {self.address}"
@@ -71,6 +105,25 @@ class Remote:
         self.peers = peers
         self.problem = problem
         """Why it cannot be used at all; empty when it can."""
+
+    def status(self, now: Seconds, spend: Spend) -> UpstreamStatus:
+        """As people see it."""
+        upstream = self.upstream
+        nodes = tuple(
+            NodeStatus(
+                str(peer.address),
+                peer.circuit.state(now),
+                peer.circuit.reason,
+                peer.in_flight,
+                upstream.concurrency,
+                peer.node.weight,
+                peer.latency,
+                tuple(sorted(peer.models)),
+            )
+            for peer in self.peers
+        )
+        spent = spend.today(upstream.name)
+        return UpstreamStatus(upstream.name, upstream.reach, nodes, spent, upstream.daily_cap, self.problem)
 
     def view(self, now: Seconds, spend: Spend) -> UpstreamView:
         """As routing sees it."""
@@ -99,6 +152,17 @@ class Remotes:
         self._records = records
         self._secret = secret
         self.by_name: dict[str, Remote] = {}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `changed(upstream)` after each change, `changed("")` when there are others; returns what ends that."""
+        self._listeners.append(changed)
+        return partial(self._listeners.remove, changed)
+
+    def changed(self, upstream: str) -> None:
+        """Something about an upstream is not as it was; an empty name: there are others."""
+        for listener in self._listeners:
+            listener(upstream)
 
     def apply(self, upstreams: Mapping[str, Upstream]) -> None:
         """Takes over a configuration. What is known about an upstream stays while its section does not change."""
@@ -107,13 +171,15 @@ class Remotes:
             name: kept[name] if name in kept and not kept[name].problem else self._remote(upstream)
             for name, upstream in upstreams.items()
         }
+        self.changed("")
 
     def _remote(self, upstream: Upstream) -> Remote:
         problem = key = ""
         try:
             key = self._secret(upstream.key) if upstream.key else ""
             peers = tuple(
-                Peer(upstream.name, node, address(upstream, node, key), self._records) for node in upstream.nodes
+                Peer(upstream.name, node, address(upstream, node, key), self._records, self.changed)
+                for node in upstream.nodes
             )
         except (OSError, ValueError) as error:
             # ValueError's own text may quote what was read.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 
@@ -16,8 +17,19 @@ from aitherd.conductor.operations import Operations
 from aitherd.conductor.records import Event, Records
 from aitherd.core.circuit import Circuit, State
 from aitherd.core.retries import Budget
-from aitherd.core.routing import Decision, LocalView, NoRoute, RemoteView, Request, Snapshot, nearest, route
-from aitherd.core.upstreams import Route, Tier, Upstream
+from aitherd.core.routing import (
+    Decision,
+    Explanation,
+    LocalView,
+    NoRoute,
+    RemoteView,
+    Request,
+    Snapshot,
+    by_name,
+    nearest,
+    route,
+)
+from aitherd.core.upstreams import Route, Tier, Upstream, UpstreamStatus
 from aitherd.core.words import Residency, Seconds
 from aitherd.errors import AitherError
 from aitherd.proxy.metrics import NodeSample
@@ -131,10 +143,9 @@ class Routing:
         upstreams = {}
         for entry in tier.routes:
             if not entry.upstream:
-                found = self._look(entry.model)
+                found = self._local(entry.model, now)
                 if found is not None:
-                    circuit = self._locals.get(entry.model)
-                    locals_[entry.model] = found if circuit is None else _with(found, circuit.state(now))
+                    locals_[entry.model] = found
                 continue
             remote = self.remotes.by_name.get(entry.upstream)
             if remote is not None:
@@ -142,6 +153,26 @@ class Routing:
                 remotes[entry] = RemoteView(model.name, model.can, bool(model.prompt_price or model.answer_price))
                 upstreams[entry.upstream] = remote.view(now, self.spend)
         return route(tier, request, Snapshot(locals_, upstreams, remotes))
+
+    def _local(self, model: str, now: Seconds) -> LocalView | None:
+        found, circuit = self._look(model), self._locals.get(model)
+        return found if found is None or circuit is None else replace(found, circuit=circuit.state(now))
+
+    def explain(self, asked: str, tier: str, effort: str, request: Request) -> Explanation:
+        """Where a request would go now (`bus.upstream.Routes`)."""
+        found = self.tier(asked, Wish(tier, effort, request.local_only) if tier or effort else None)
+        if found is None:
+            model = self._operations.resolve(asked)
+            view = self._local(model, self.clock())
+            assert view is not None
+            return Explanation(asked, "", by_name(model, view), ("",))
+        outcome = self.decide(found, request)
+        return Explanation(asked, found.name, outcome, tuple(self._places(outcome)))
+
+    def _places(self, outcome: Decision | NoRoute) -> Iterator[str]:
+        for one in () if isinstance(outcome, NoRoute) else outcome.candidates:
+            upstream = one.route.upstream
+            yield str(self.remotes.by_name[upstream].peers[one.node].address) if upstream else ""
 
     def circuit(self, model: str) -> Circuit:
         """Of a local model, from its first failure on."""
@@ -158,6 +189,19 @@ class Routing:
         """A local model answered."""
         if model in self._locals:
             del self._locals[model]
+
+    def statuses(self) -> tuple[UpstreamStatus, ...]:
+        """All upstreams, by name."""
+        return tuple(remote.status(self.clock(), self.spend) for _, remote in sorted(self.remotes.by_name.items()))
+
+    def status(self, upstream: str) -> UpstreamStatus | None:
+        """One upstream; None when it is not configured."""
+        remote = self.remotes.by_name.get(upstream)
+        return None if remote is None else remote.status(self.clock(), self.spend)
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `changed` as `bus.upstream.Routes` says."""
+        return self.remotes.subscribe(changed)
 
     def samples(self) -> Iterator[NodeSample]:
         """Every node, for metrics."""
@@ -194,6 +238,7 @@ class Routing:
         """An answer cost so much."""
         before = self.spend.today(upstream)
         self.spend.add(upstream, cost)
+        self.remotes.changed(upstream)
         remote = self.remotes.by_name.get(upstream)
         cap = None if remote is None else remote.upstream.daily_cap
         if cap is not None and before < cap <= self.spend.today(upstream) and self._records is not None:
@@ -214,7 +259,3 @@ class Routing:
             return None
         ready = status.residency is Residency.READY
         return LocalView(ready, 0.0 if ready else 60.0, frozenset(status.can), failed="" if ready else status.error)
-
-
-def _with(view: LocalView, circuit: State) -> LocalView:
-    return LocalView(view.ready, view.seconds, view.can, view.never, view.failed, circuit)

@@ -13,6 +13,7 @@ from sdbus.sd_bus_internals import sd_bus_open_user
 
 from aitherd.bus.authority import Authority
 from aitherd.bus.service import BusService
+from aitherd.proxy.routing import Routing
 from tests.native.bus.broker import Broker
 from tests.native.bus.client import Client
 from tests.native.bus.fleet import SmallFleet, SmallLeasing
@@ -64,7 +65,17 @@ def leasing(fleet: SmallFleet) -> Iterator[SmallLeasing]:
 
 
 @pytest.fixture
-async def service(connection: SdBus, fleet: SmallFleet, leasing: SmallLeasing) -> AsyncIterator[BusService]:
+async def routing(fleet: SmallFleet) -> AsyncIterator[Routing]:
+    """Where requests go: nowhere yet, besides the fleet."""
+    one = Routing(fleet, records=fleet.records)
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+async def service(
+    connection: SdBus, fleet: SmallFleet, leasing: SmallLeasing, routing: Routing
+) -> AsyncIterator[BusService]:
     """The service, on the user's bus. A reload adds the model `newcomer`."""
 
     async def reload() -> None:
@@ -72,7 +83,7 @@ async def service(connection: SdBus, fleet: SmallFleet, leasing: SmallLeasing) -
 
         fleet.configure({**fleet.models, "newcomer": model("newcomer")})
 
-    one = BusService(connection, fleet, leasing, fleet.records, reload, Authority(connection, user=True))
+    one = BusService(connection, fleet, leasing, fleet.records, routing, reload, Authority(connection, user=True))
     await one.start()
     yield one
     await one.stop()

@@ -12,6 +12,7 @@ from sdbus.sd_bus_internals import sd_bus_open_system
 from aitherd.bus.authority import Authority
 from aitherd.bus.names import BUS_NAME, MANAGER, MODEL, ROOT, model_path
 from aitherd.bus.service import BusService
+from aitherd.proxy.routing import Routing
 from tests.native.bus.broker import POLKITD, Broker, Ran
 from tests.native.bus.fleet import SmallFleet, SmallLeasing
 
@@ -38,7 +39,7 @@ async def system_service(broker: Broker, fleet: SmallFleet) -> AsyncIterator[Bus
     async def reload() -> None:
         fleet.tell("")
 
-    one = BusService(bus, fleet, SmallLeasing(fleet), fleet.records, reload, Authority(bus, user=False))
+    one = BusService(bus, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(bus, user=False))
     await one.start()
     broker.open_to_all()
     yield one

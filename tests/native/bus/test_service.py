@@ -20,6 +20,7 @@ from aitherd.bus.service import BusService
 from aitherd.conductor.records import Event
 from aitherd.core.words import Residency
 from aitherd.errors import HostFailure
+from aitherd.proxy.routing import Routing
 from tests.native.bus.broker import Broker
 from tests.native.bus.client import BusError, Client
 from tests.native.bus.fleet import GIB, SmallFleet, SmallLeasing, model
@@ -296,7 +297,9 @@ async def test_a_taken_name_is_refused_clearly(service: BusService, fleet: Small
     async def reload() -> None:
         raise AssertionError("nobody asked for it")
 
-    second = BusService(bus, fleet, SmallLeasing(fleet), fleet.records, reload, Authority(bus, user=True))
+    second = BusService(
+        bus, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(bus, user=True)
+    )
     with pytest.raises(HostFailure, match=f"the name {BUS_NAME} is taken on this bus: another aitherd runs"):
         await second.start()
 
@@ -306,7 +309,7 @@ async def test_the_end_of_the_bus_is_noticed(broker: Broker, fleet: SmallFleet, 
         raise AssertionError("nobody asked for it")
 
     service = BusService(
-        connection, fleet, SmallLeasing(fleet), fleet.records, reload, Authority(connection, user=True)
+        connection, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(connection, user=True)
     )
     await service.start()
     noticed = asyncio.create_task(service.disconnected())

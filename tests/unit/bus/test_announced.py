@@ -11,6 +11,7 @@ from aitherd.bus.announced import TRAFFIC, TRAFFIC_INTERVAL, Announced, announce
 from aitherd.bus.device import DeviceObject
 from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
+from aitherd.bus.upstream import UpstreamObject
 
 
 class Meter(Announced, interface_name="org.example.Meter"):
@@ -108,7 +109,7 @@ def test_the_noise_of_two_clocks_is_no_change(signals: Signals) -> None:
 def test_traffic_names_are_names_of_properties() -> None:
     names = {
         entry.property_name
-        for kind in (ManagerObject, ModelObject, DeviceObject)
+        for kind in (ManagerObject, ModelObject, DeviceObject, UpstreamObject)
         for entry in announced_properties(kind)
     }
     assert names >= TRAFFIC
