@@ -97,7 +97,9 @@ class Daemon:
             look = Outlooks(conductor.books, conductor.scheduler.world, clock)
             routing = Routing(conductor, look=look, records=records, state=state_directory(user))
             routing.apply(conductor.fleet.tiers, conductor.fleet.upstreams)
-            proxy = Proxy(conductor, limits(conductor.fleet.settings), routing)
+            proxy = Proxy(
+                conductor, limits(conductor.fleet.settings), routing, leasing=conductor.leasing, records=records
+            )
             await proxy.serve(list(proxy_sockets(user, passed)))
 
             async def reload() -> None:

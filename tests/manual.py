@@ -23,7 +23,7 @@ from aitherd.config.properties import REFUSED, TABLES, Property
 from aitherd.config.units import duration_text, size_text
 from aitherd.config.written import ModelFile, ModelsSection, Written
 from aitherd.ctl.arguments import parser
-from aitherd.proxy.metrics import Metrics
+from aitherd.proxy.metrics import FAMILIES
 
 PAGES = Path(__file__).parents[1] / "packaging" / "man"
 DAEMON, CONTROL = PAGES / "aitherd.8", PAGES / "aitherctl.1"
@@ -224,10 +224,9 @@ def _typed(signature: str, names: Any) -> str:
 
 
 def _metrics() -> Iterator[str]:
-    for line in Metrics().text((), (), 0).decode().splitlines():
-        if line.startswith("# HELP "):
-            _, _, name, text = line.split(" ", 3)
-            yield f".TP\n{literal(name)}\n{escaped(text)}\n"
+    for name, kind, labels, text in FAMILIES:
+        by = f", by {', '.join(labels)}" if labels else ""
+        yield f".TP\n{literal(name)} ({kind}{by})\n{escaped(text)}\n"
 
 
 def _text(docstring: str | None) -> str:

@@ -150,6 +150,8 @@ class Book:
     """Set when the engine unit was seen to end while the model was on its way up or down."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no request is in flight."""
+    moves: dict[tuple[Residency, Residency], int] = field(default_factory=dict)
+    """How often it went from one residency to another."""
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -222,7 +224,8 @@ class Book:
 
     def move(self, event: Move) -> None:
         """Moves the residency by the table. Raises ForbiddenMove."""
-        self.residency = move(self.residency, event)
+        before, self.residency = self.residency, move(self.residency, event)
+        self.moves[before, self.residency] = self.moves.get((before, self.residency), 0) + 1
         self.since_unix = self.clock.unix()
         self.changed(self.name)
 
@@ -357,4 +360,5 @@ class Book:
             command=self.model.command,
             error=self.error,
             stage=self.stage,
+            moves=self.moves,
         )

@@ -117,7 +117,9 @@ class Meter:
             seen = {name: view for name, view in self.accounts.devices.items() if name != HOST}
             # A device that was never seen still has to be named as the reason why nothing is loaded.
             seen = seen or {"gpu0": DeviceView("gpu0", "unknown", total=0, free=0, reserve=self._settings().reserve)}
-            blind = {name: replace(view, fresh=False, problem=problem) for name, view in seen.items()}
+            blind = {
+                name: replace(view, fresh=False, problem=problem, watts=None, busy=None) for name, view in seen.items()
+            }
             self.accounts = replace(self.accounts, devices={**blind, HOST: self._host()})
             self._changed()
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from aitherd.core.words import (
@@ -22,6 +23,8 @@ from aitherd.core.words import (
     ResidencyClass,
     Seconds,
 )
+
+NO_MOVES: Mapping[tuple[Residency, Residency], int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class ModelStatus:
     """Why it failed or is quarantined; empty otherwise."""
     stage: str
     """What a transition is doing now, for a person (`waiting for gpu0 to show 4.0 GiB back`); empty otherwise."""
+    moves: Mapping[tuple[Residency, Residency], int] = field(default_factory=lambda: NO_MOVES)
+    """How often it went from one residency to another since the daemon started."""
 
 
 class Use(Protocol):

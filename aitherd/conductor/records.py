@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -79,13 +80,22 @@ class Records:
     def __init__(self, clock: Callable[[], Seconds]) -> None:
         self._clock = clock
         self._kept: deque[Record] = deque(maxlen=KEPT)
+        self._listeners: list[Callable[[], None]] = []
+        self.counts: dict[Event, int] = {}
+        """How many there were of each kind."""
+        self.total = 0
+        """How many there were: the number of the latest, which are counted from 1."""
         self._log = structlog.get_logger("aitherd")
 
     def add(self, event: Event, message: str, *, model: str = "", **fields: Any) -> None:
         """Adds a record. `fields` are sizes in bytes, durations in seconds, names."""
         self._kept.append(Record(self._clock(), event, model, message, fields))
+        self.total += 1
+        self.counts[event] = self.counts.get(event, 0) + 1
         write = self._log.error if event in ERRORS else self._log.warning if event in WARNINGS else self._log.info
         write(message, aither_event=str(event), aither_model=model, **fields)
+        for added in self._listeners:
+            added()
 
     def add_plan(self, purpose: str, plan: Plan, steps: Sequence[Step], *, model: str = "", **fields: Any) -> None:
         """What will be done. `steps` are those that are still to be carried out; `purpose` begins the sentence."""
@@ -115,3 +125,13 @@ class Records:
     def latest(self, model: str | None = None) -> tuple[Record, ...]:
         """The records kept, oldest first; those about one model if it is given."""
         return tuple(record for record in self._kept if model is None or record.model == model)
+
+    def since(self, number: int) -> tuple[tuple[int, Record], ...]:
+        """The records after that with `number`, as far as they are kept, each with its number; oldest first."""
+        new = min(max(self.total - number, 0), len(self._kept))
+        return tuple(enumerate(islice(self._kept, len(self._kept) - new, None), self.total - new + 1))
+
+    def subscribe(self, added: Callable[[], None]) -> Callable[[], None]:
+        """Calls `added` after each record. Returns the function that ends the subscription."""
+        self._listeners.append(added)
+        return lambda: self._listeners.remove(added)

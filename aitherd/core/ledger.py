@@ -39,6 +39,10 @@ class DeviceSample:
     total: Bytes
     free: Bytes
     processes: tuple[ProcessSample, ...] = ()
+    watts: float | None = None
+    """Power drawn; None where the driver does not tell."""
+    busy: float | None = None
+    """Part of the time in which it computed lately, 0 to 1; None where the driver does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,8 @@ def account(
             reserve=reserve,
             foreign=tuple(foreign),
             quarantined=quarantined.get(device.id, 0),
+            watts=device.watts,
+            busy=device.busy,
         )
     return Accounts(devices, measured, unattributed)
 

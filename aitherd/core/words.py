@@ -123,6 +123,10 @@ class DeviceView:
     """False while the measurement is stale or the device is lost: nothing may be loaded on it."""
     problem: str = ""
     """Why the device is not fresh, with the remedy; empty when it is."""
+    watts: float | None = field(default=None, compare=False)
+    """Power drawn, for show: no decision looks at it, and a change of it is no news. None when unknown."""
+    busy: float | None = field(default=None, compare=False)
+    """Part of the time in which it computed lately, 0 to 1; likewise for show."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,14 @@ def _device(found: Mapping[str, Any]) -> DeviceSample:
         ProcessSample(int(pid), name_of(pid), None if held is None else int(held), cgroup_of(pid))
         for pid, held in found["processes"]
     )
+    power, busy = found.get("milliwatts"), found.get("busy")
     return DeviceSample(
-        f"gpu{int(found['index'])}", str(found["uuid"]), str(found["name"]), int(total), int(free), processes
+        f"gpu{int(found['index'])}",
+        str(found["uuid"]),
+        str(found["name"]),
+        int(total),
+        int(free),
+        processes,
+        None if power is None else int(power) / 1000,
+        None if busy is None else min(int(busy), 100) / 100,
     )

@@ -5,11 +5,11 @@ on purpose: the standard library and pynvml, nothing of ours. Sizes are bytes.
 
     in:  {"id": 7}
     out: {"id": 7, "driver": "580.95.05", "devices": [{"index": 0, "uuid": "GPU-…", "name": "…", "total": 1, "free": 1,
-          "processes": [[4242, 1], [4243, null]]}, {"index": 1, "error": 15}]}
+          "milliwatts": 20000, "busy": 35, "processes": [[4242, 1], [4243, null]]}, {"index": 1, "error": 15}]}
     or:  {"id": 7, "error": 18}       # an NVML return code; the library cannot be used at all
 
-`total` and `free` are null where NVML does not support the question (unified memory); a process's bytes are null where
-the driver does not tell them.
+`total` and `free` are null where NVML does not support the question (unified memory); a process's bytes, the power
+drawn and the percentage of time in which the device computed are null where the driver does not tell them.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def device(index: int) -> dict[str, Any]:
             "name": text(pynvml.nvmlDeviceGetName(handle)),
             "total": total,
             "free": free,
+            "milliwatts": told(pynvml.nvmlDeviceGetPowerUsage, handle),
+            "busy": None if (rates := told(pynvml.nvmlDeviceGetUtilizationRates, handle)) is None else rates.gpu,
             "processes": sorted(processes(handle).items()),
         }
     except pynvml.NVMLError as error:
@@ -83,6 +85,14 @@ def memory(handle: object) -> tuple[int | None, int | None]:
         return None, None
     # A driver for unified memory was seen to answer with success and nothing in it.
     return (info.total, info.free) if info.total else (None, None)
+
+
+def told(question: Callable[[object], Any], handle: object) -> Any:
+    """The answer to a question that is only for show: None whatever the reason that there is none."""
+    try:
+        return question(handle)
+    except pynvml.NVMLError:
+        return None
 
 
 def processes(handle: object) -> dict[int, int | None]:

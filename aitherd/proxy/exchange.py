@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from aitherd.conductor.operations import Operations
+from aitherd.conductor.operations import Leasing, Operations
+from aitherd.conductor.records import Records
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError
 from aitherd.proxy.answers import Answer, error_answer
@@ -22,6 +23,7 @@ from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
 from aitherd.proxy.routes import Match
 from aitherd.proxy.routing import Routing
+from aitherd.proxy.scene import Scene
 from aitherd.proxy.upstream import Pool
 from aitherd.proxy.wire import RequestHead
 
@@ -75,8 +77,18 @@ class ClientSide(Protocol):
 class Context:
     """What the exchanges of one proxy share."""
 
-    def __init__(self, operations: Operations, limits: Limits, started: int, routing: Routing | None = None) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        limits: Limits,
+        started: int,
+        routing: Routing | None = None,
+        leasing: Leasing | None = None,
+        records: Records | None = None,
+    ) -> None:
         self.operations = operations
+        self.leasing = leasing
+        self.records = records
         self.routing = routing or Routing(operations)
         self.limits = limits
         self.started = started
@@ -115,6 +127,17 @@ class Context:
         self.metrics.connections -= 1
         if not self.clients:
             self.no_clients.set()
+
+    def scene(self) -> Scene:
+        """All that there is to show now."""
+        return Scene(
+            self.operations.statuses(),
+            self.operations.devices(),
+            self.leasing.list() if self.leasing is not None else (),
+            tuple(self.routing.samples()),
+            self.operations.problems(),
+            {str(event): count for event, count in self.records.counts.items()} if self.records is not None else {},
+        )
 
     def rename(self, model: str) -> str | None:
         """The name that the engine of `model` has for a request that asked for it by the name of its file.
@@ -158,7 +181,14 @@ class Context:
             status = exchange.status
             counted = status if outcome is _COMPLETE else 499 if outcome is Outcome.LEFT else 502
             self.metrics.count(
-                exchange.model, exchange.route, counted, exchange.seconds, exchange.first_byte, exchange.waited
+                exchange.model,
+                exchange.route,
+                counted,
+                exchange.seconds,
+                exchange.first_byte,
+                exchange.waited,
+                exchange.received,
+                exchange.sent,
             )
             about = f" for {exchange.model}" if exchange.model else ""
             log.info(

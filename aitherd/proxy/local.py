@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from time import monotonic, time
 from urllib.parse import parse_qs
 
@@ -11,7 +12,6 @@ from aitherd.core.words import Residency, ResidencyClass
 from aitherd.errors import AitherError
 from aitherd.proxy.answers import Answer, error_answer, json_answer, model_list, model_object, running, tier_object
 from aitherd.proxy.exchange import ClientSide, Context, Exchange
-from aitherd.proxy.metrics import CONTENT_TYPE
 from aitherd.proxy.refusals import BodyTooLarge, NotAllowed
 from aitherd.proxy.routes import MODEL, SWAP, UNLOAD, Match
 from aitherd.proxy.wire import CONTINUE, RequestHead
@@ -75,14 +75,7 @@ class Local(Exchange):
             case "/running":
                 self.answer(json_answer(running(operations.statuses(), time())))
             case "/metrics":
-                self.context.record()
-                text = self.context.metrics.text(
-                    operations.statuses(),
-                    operations.devices(),
-                    len(operations.problems()),
-                    self.context.routing.samples(),
-                )
-                self.answer(Answer(200, text, CONTENT_TYPE))
+                self.context.spawn(self._scrape())
             case "/v1/models":
                 self.answer(
                     json_answer(model_list(operations.statuses(), self.context.started, self.context.routing.named))
@@ -91,6 +84,19 @@ class Local(Exchange):
                 self.context.spawn(self._unload([status for status in operations.statuses() if _unloadable(status)]))
             case _:
                 raise AssertionError(f"{self.route} is in the table of routes and nowhere else")
+
+    async def _scrape(self) -> None:
+        """Answers with the metrics. The library that writes them is loaded by the first, beside whatever streams."""
+        await asyncio.to_thread(import_module, "aitherd.proxy.exposition")
+        from aitherd.proxy.exposition import content_type, exposition
+
+        self.context.record()
+        accept = self.head.field(b"accept").decode("latin-1")
+        pieces: list[bytes] = []
+        for piece in exposition(self.context.metrics, self.context.scene(), accept):
+            pieces.append(piece)
+            await asyncio.sleep(0)
+        self.answer(Answer(200, b"".join(pieces), content_type(accept)))
 
     def _swap(self) -> None:
         """Brings a model in; the answer comes when it is ready, or with `?wait=0` at once."""

@@ -1,16 +1,74 @@
-"""Counts what the proxy does and writes it, with the models' and devices' state, as Prometheus text (version 0.0.4)."""
+"""What the proxy counts, and the table of everything that `/metrics` shows. How that is written is `exposition.py`.
+
+Counting is on the data path: plain numbers, no library. Names in the table are an interface: dashboards and alerts are
+built on them.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from aitherd.conductor.operations import ModelStatus
-from aitherd.core.words import DeviceView, Residency, Seconds
+from aitherd.core.words import Bytes, Seconds
 
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 BUCKETS: tuple[Seconds, ...] = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Family(NamedTuple):
+    """One metric."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+_MODEL = ("model",)
+_DEVICE = ("device",)
+_ADDRESS = ("upstream", "address")
+
+FAMILIES: tuple[Family, ...] = (
+    Family("aither_build_info", "gauge", ("version",), "1, with the version of the daemon."),
+    Family("aither_problems", "gauge", (), "What keeps the daemon from its work; 0 when healthy."),
+    Family("aither_records_total", "counter", ("event",), "Decisions and transitions that were recorded, by kind."),
+    Family("aither_requests_total", "counter", ("model", "route", "code"),
+           "Requests that ended; 499 when the client left first, 502 when the engine broke off."),
+    Family("aither_request_duration_seconds", "histogram", _MODEL, "From a request's head to the end of its answer."),
+    Family("aither_request_first_byte_seconds", "histogram", _MODEL, "From a request's head to its answer's."),
+    Family("aither_request_wait_seconds", "histogram", _MODEL,
+           "How long requests that had to wait for their model waited."),
+    Family("aither_request_bytes_total", "counter", _MODEL, "Bytes of request bodies that were received."),
+    Family("aither_response_bytes_total", "counter", _MODEL, "Bytes of answers that were sent, heads included."),
+    Family("aither_requests_open", "gauge", (), "Requests that have begun and not ended."),
+    Family("aither_client_connections", "gauge", (), "Open client connections."),
+    Family("aither_client_connections_refused_total", "counter", (),
+           "Clients that were turned away because too many were connected, or no descriptor was left."),
+    Family("aither_model_residency", "gauge", ("model", "residency"),
+           "1 for the state that the model is in, 0 for the others."),
+    Family("aither_model_transitions_total", "counter", ("model", "from", "to"),
+           "How often the model went from one state to another."),
+    Family("aither_model_requests_in_flight", "gauge", _MODEL, "Requests that the model is answering."),
+    Family("aither_model_requests_waiting", "gauge", _MODEL, "Requests that wait for the model."),
+    Family("aither_model_held", "gauge", _MODEL, "1 while the model is held resident."),
+    Family("aither_model_device_bytes", "gauge", ("model", "device"), "Device bytes of the model's unit, measured."),
+    Family("aither_model_expected_bytes", "gauge", _MODEL,
+           "Device bytes that the model is expected to need: learned, or declared."),
+    Family("aither_device_info", "gauge", ("device", "name"), "1, with the device's name."),
+    Family("aither_device_fresh", "gauge", _DEVICE, "1 while the device is being measured."),
+    Family("aither_device_size_bytes", "gauge", _DEVICE, "Size of the device's memory."),
+    Family("aither_device_bytes", "gauge", ("device", "owner"),
+           "The device's memory by owner: models, sleepers, leases, foreign, quarantine, other, reserve and free. "
+           "Together they are its size."),
+    Family("aither_device_power_watts", "gauge", _DEVICE, "Power that the device draws."),
+    Family("aither_device_busy_ratio", "gauge", _DEVICE, "Part of the time in which the device computed lately."),
+    Family("aither_leases", "gauge", ("state",), "Leases of outside programs: granted, or waiting."),
+    Family("aither_upstream_up", "gauge", _ADDRESS, "1 while requests may be sent to the address of an upstream."),
+    Family("aither_upstream_requests_in_flight", "gauge", _ADDRESS,
+           "Requests that the address of an upstream is answering."),
+    Family("aither_upstream_spent_today", "gauge", ("upstream",),
+           "What an upstream's answers have cost today (UTC), in the currency of its prices."),
+)  # fmt: skip
+"""In the order in which they are shown. Besides these there are the usual `process_` metrics."""
 
 
 class NodeSample(NamedTuple):
@@ -31,6 +89,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
+        """By bucket, each without those before it; the last is of what is longer than every bound."""
         self.total: Seconds = 0.0
 
     def add(self, seconds: Seconds) -> None:
@@ -39,143 +98,54 @@ class Histogram:
         self.total += seconds
 
 
-class _Model:
-    """What is counted for one model; the empty name stands for requests that came to none."""
+class Tally:
+    """What is counted for one model; that of the empty name is of requests that came to none."""
 
-    __slots__ = ("codes", "first_byte", "seconds", "waited")
+    __slots__ = ("codes", "first_byte", "received", "seconds", "sent", "waited")
 
     def __init__(self) -> None:
         self.codes: dict[tuple[str, int], int] = {}
+        """By route and status."""
         self.seconds = Histogram()
         self.first_byte = Histogram()
         self.waited = Histogram()
+        self.received: Bytes = 0
+        self.sent: Bytes = 0
 
 
 class Metrics:
-    """The proxy's own registry. Labels come from configuration and from the table of routes, never from a client."""
+    """The proxy's counters. Labels come from configuration and from the table of routes, never from a client."""
 
     def __init__(self) -> None:
-        self._models: dict[str, _Model] = {}
+        self.models: dict[str, Tally] = {}
         self.connections = 0
         """Open client connections."""
+        self.refused = 0
+        """Clients that were turned away."""
         self.in_flight = 0
         """Requests that have begun and not ended."""
 
     def count(
-        self, model: str, route: str, status: int, seconds: Seconds, first_byte: Seconds | None, waited: Seconds | None
+        self,
+        model: str,
+        route: str,
+        status: int,
+        seconds: Seconds,
+        first_byte: Seconds | None,
+        waited: Seconds | None,
+        received: Bytes = 0,
+        sent: Bytes = 0,
     ) -> None:
         """One request that ended; `status` 499 when the client left first. None for what did not happen."""
-        entry = self._models.get(model)
-        if entry is None:
-            entry = self._models[model] = _Model()
+        tally = self.models.get(model)
+        if tally is None:
+            tally = self.models[model] = Tally()
         key = (route, status)
-        entry.codes[key] = entry.codes.get(key, 0) + 1
-        entry.seconds.add(seconds)
+        tally.codes[key] = tally.codes.get(key, 0) + 1
+        tally.seconds.add(seconds)
         if first_byte is not None:
-            entry.first_byte.add(first_byte)
+            tally.first_byte.add(first_byte)
         if waited:
-            entry.waited.add(waited)
-
-    def text(
-        self,
-        statuses: Iterable[ModelStatus],
-        devices: Iterable[DeviceView],
-        problems: int,
-        nodes: Iterable[NodeSample] = (),
-    ) -> bytes:
-        """Everything, for one scrape."""
-        lines: list[str] = []
-        families = (*self._families(tuple(statuses), tuple(devices), problems), *_upstreams(tuple(nodes)))
-        for name, kind, help_text, samples in families:
-            lines += (f"# HELP {name} {help_text}", f"# TYPE {name} {kind}")
-            lines += (f"{name}{suffix} {value}" for suffix, value in samples)
-        return ("\n".join(lines) + "\n").encode()
-
-    def _families(
-        self, statuses: tuple[ModelStatus, ...], devices: tuple[DeviceView, ...], problems: int
-    ) -> Iterator[tuple[str, str, str, Iterable[tuple[str, float]]]]:
-        models = self._models.items()
-        yield (
-            "aither_requests_total", "counter", "Requests that ended, 499 when the client left first.",
-            [
-                (_labels(model=model, route=route, code=str(code)), count)
-                for model, entry in models
-                for (route, code), count in entry.codes.items()
-            ],
-        )  # fmt: skip
-        for name, help_text, attribute in (
-            ("aither_request_duration_seconds", "From the request's head to the end of its answer.", "seconds"),
-            ("aither_request_first_byte_seconds", "From the request's head to its answer's.", "first_byte"),
-            ("aither_request_wait_seconds", "How long requests that had to wait for their model waited.", "waited"),
-        ):
-            yield name, "histogram", help_text, _buckets({model: getattr(entry, attribute) for model, entry in models})
-        yield "aither_client_connections", "gauge", "Open client connections.", [("", self.connections)]
-        yield "aither_requests_open", "gauge", "Requests that have begun and not ended.", [("", self.in_flight)]
-        yield "aither_problems", "gauge", "What keeps the daemon from its work; 0 when healthy.", [("", problems)]
-        yield (
-            "aither_model_requests_in_flight", "gauge", "Requests that the model is answering.",
-            [(_labels(model=status.name), status.in_flight) for status in statuses],
-        )  # fmt: skip
-        yield (
-            "aither_model_requests_waiting", "gauge", "Requests that wait for the model.",
-            [(_labels(model=status.name), status.waiting) for status in statuses],
-        )  # fmt: skip
-        yield (
-            "aither_model_residency", "gauge", "1 for the state that the model is in, 0 for the others.",
-            [
-                (_labels(model=status.name, residency=str(residency)), int(status.residency is residency))
-                for status in statuses
-                for residency in Residency
-            ],
-        )  # fmt: skip
-        yield (
-            "aither_model_device_bytes", "gauge", "Device bytes that the model's unit holds, measured.",
-            [
-                (_labels(model=status.name, device=device), count)
-                for status in statuses
-                for device, count in status.measured.items()
-            ],
-        )  # fmt: skip
-        for name, help_text, attribute in (
-            ("aither_device_total_bytes", "Size of the device.", "total"),
-            ("aither_device_free_bytes", "Measured free bytes of the device.", "free"),
-            ("aither_device_reserve_bytes", "Bytes of the device that no plan uses.", "reserve"),
-            ("aither_device_quarantined_bytes", "Bytes that a stopped model left behind.", "quarantined"),
-            ("aither_device_fresh", "Whether the device is being measured.", "fresh"),
-        ):
-            samples = [(_labels(device=device.id), int(getattr(device, attribute))) for device in devices]
-            yield name, "gauge", help_text, samples
-
-
-def _upstreams(nodes: tuple[NodeSample, ...]) -> Iterator[tuple[str, str, str, Iterable[tuple[str, float]]]]:
-    yield (
-        "aither_upstream_up", "gauge", "1 while requests may be sent to the address of an upstream.",
-        [(_labels(upstream=node.upstream, address=node.address), int(node.up)) for node in nodes],
-    )  # fmt: skip
-    yield (
-        "aither_upstream_requests_in_flight", "gauge", "Requests that the address of an upstream is answering.",
-        [(_labels(upstream=node.upstream, address=node.address), node.in_flight) for node in nodes],
-    )  # fmt: skip
-    yield (
-        "aither_upstream_spent_today", "gauge", "What an upstream's answers have cost today (UTC), by its prices.",
-        list({_labels(upstream=node.upstream): node.spent for node in nodes}.items()),
-    )  # fmt: skip
-
-
-def _buckets(histograms: Mapping[str, Histogram]) -> Iterator[tuple[str, float]]:
-    """The samples of one histogram family."""
-    for model, histogram in histograms.items():
-        total = 0
-        for bound, count in zip((*BUCKETS, "+Inf"), histogram.counts, strict=True):
-            total += count
-            yield "_bucket" + _labels(model=model, le=str(bound)), total
-        yield "_sum" + _labels(model=model), histogram.total
-        yield "_count" + _labels(model=model), total
-
-
-def _labels(**labels: str) -> str:
-    """`{name="value",…}`, escaped as the format asks."""
-    escaped = (
-        (name, value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")) for name, value in labels.items()
-    )
-    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped) + "}"
+            tally.waited.add(waited)
+        tally.received += received
+        tally.sent += sent

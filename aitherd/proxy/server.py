@@ -9,7 +9,8 @@ import sys
 from time import monotonic, time
 from typing import Any
 
-from aitherd.conductor.operations import Operations
+from aitherd.conductor.operations import Leasing, Operations
+from aitherd.conductor.records import Records
 from aitherd.core.words import Seconds
 from aitherd.proxy.connection import ClientConnection
 from aitherd.proxy.exchange import Context
@@ -24,9 +25,17 @@ BACKLOG = 4096
 class Proxy:
     """The proxy: give it listening sockets with `serve`, end it with `close_listeners` and `drain`."""
 
-    def __init__(self, operations: Operations, limits: Limits | None = None, routing: Routing | None = None) -> None:
-        """`routing` knows the tiers; without one there are none."""
-        self._context = Context(operations, limits or Limits(), int(time()), routing)
+    def __init__(
+        self,
+        operations: Operations,
+        limits: Limits | None = None,
+        routing: Routing | None = None,
+        *,
+        leasing: Leasing | None = None,
+        records: Records | None = None,
+    ) -> None:
+        """`routing` knows the tiers; without one there are none. `leasing` and `records` are only shown."""
+        self._context = Context(operations, limits or Limits(), int(time()), routing, leasing, records)
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 

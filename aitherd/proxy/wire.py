@@ -70,6 +70,14 @@ class RequestHead:
         """Whether a body follows."""
         return self.length != 0
 
+    def field(self, name: bytes) -> bytes:
+        """A header that is passed on, by its name in small letters; empty when there is none, the first of several."""
+        for line in self.fields.split(b"\r\n"):
+            key, _, value = line.partition(b":")
+            if key.lower() == name:
+                return value.strip()
+        return b""
+
 
 @dataclass(slots=True, eq=False)
 class ResponseHead:

@@ -80,6 +80,12 @@ async def test_a_sample_tells_what_the_driver_tells(gpu: Gpu, measured: Nvml) ->
     assert theirs.name.startswith("python")
 
 
+async def test_what_a_device_draws_and_how_busy_it_is_are_told(gpu: Gpu, measured: Nvml) -> None:
+    gpu.card.set_load(milliwatts=312_500, percent=87)
+    device = (await measured.sample(IN_TIME)).devices[0]
+    assert (device.watts, device.busy) == (312.5, 0.87)
+
+
 async def test_a_process_that_computes_and_draws_is_counted_once(gpu: Gpu, measured: Nvml) -> None:
     gpu.card.claim(os.getpid(), 5 * GIB)
     gpu.card.claim(os.getpid(), 5 * GIB, graphics=True)

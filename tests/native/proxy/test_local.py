@@ -131,16 +131,26 @@ async def test_metrics_tell_what_happened(house: House) -> None:
         reply = await get(client, "/metrics")
     assert reply.fields["content-type"].startswith("text/plain; version=0.0.4")
     lines = reply.body.decode().splitlines()
-    assert 'aither_requests_total{model="vision",route="/v1/completions",code="200"} 2' in lines
-    assert 'aither_requests_total{model="",route="/v1/completions",code="404"} 1' in lines
-    assert 'aither_request_duration_seconds_bucket{model="vision",le="+Inf"} 2' in lines
-    assert 'aither_request_duration_seconds_count{model="vision"} 2' in lines
-    assert 'aither_model_residency{model="vision",residency="ready"} 1' in lines
-    assert 'aither_model_residency{model="vision",residency="absent"} 0' in lines
-    assert 'aither_model_device_bytes{model="vision",device="gpu0"} 1073741824' in lines
-    assert 'aither_device_total_bytes{device="gpu0"} 34359738368' in lines
-    assert "aither_client_connections 1" in lines
-    assert "aither_requests_open 1" in lines
+    assert 'aither_requests_total{code="200",model="vision",route="/v1/completions"} 2.0' in lines
+    assert 'aither_requests_total{code="404",model="",route="/v1/completions"} 1.0' in lines
+    assert 'aither_request_duration_seconds_bucket{le="+Inf",model="vision"} 2.0' in lines
+    assert 'aither_request_duration_seconds_count{model="vision"} 2.0' in lines
+    assert 'aither_model_residency{model="vision",residency="ready"} 1.0' in lines
+    assert 'aither_model_residency{model="vision",residency="absent"} 0.0' in lines
+    assert 'aither_model_device_bytes{device="gpu0",model="vision"} 1.073741824e+09' in lines
+    assert 'aither_device_size_bytes{device="gpu0"} 3.4359738368e+10' in lines
+    assert "aither_client_connections 1.0" in lines
+    assert "aither_requests_open 1.0" in lines
+
+
+async def test_metrics_are_open_metrics_for_who_accepts_them(house: House) -> None:
+    async with await house.client() as client:
+        client.send(
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text;version=1.0.0,*/*;q=0.1\r\n\r\n"
+        )
+        reply = await client.reply()
+    assert reply.fields["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert reply.body.endswith(b"# EOF\n")
 
 
 async def test_requests_leave_one_record_each_without_content(house: House) -> None:
