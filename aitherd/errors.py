@@ -41,6 +41,12 @@ class CannotFit(AitherError):
     status, code, dbus_name = 503, "no_room", "NoRoom"
 
 
+class NotLoaded(AitherError):
+    """What was asked only looks at an engine, and there is none up to look at."""
+
+    status, code, dbus_name = 503, "model_not_loaded", "NotLoaded"
+
+
 class DeviceBlind(AitherError):
     """The device cannot be measured, so nothing is loaded on it."""
 

@@ -34,7 +34,7 @@ from aitherd.core.words import (
 )
 from aitherd.engines import engine
 from aitherd.engines.base import Engine
-from aitherd.errors import BackingOff
+from aitherd.errors import BackingOff, NotLoaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,19 @@ class Claim:
         if self._book is not None:
             book, self._book = self._book, None
             book.end_use()
+
+
+@dataclass(slots=True)
+class Look:
+    """The way to an engine for a request that only looks (`operations.Use`): nothing is claimed."""
+
+    model: str
+    endpoint: Endpoint
+    waited: Seconds = 0.0
+    why: str = "looked at"
+
+    def release(self) -> None:
+        """There is nothing to release."""
 
 
 @dataclass(eq=False, slots=True)
@@ -234,6 +247,14 @@ class Book:
         if stage != self.stage:
             self.stage = stage
             self.changed(self.name)
+
+    def look(self, method: str, path: str) -> Look | None:
+        """The way to its engine for a request that only looks at it; None for one that is work. Raises NotLoaded."""
+        if not self.engine.only_looks(method, path):
+            return None
+        if self.endpoint is None or self.residency not in (Residency.READY, Residency.STOPPING):
+            raise NotLoaded(f"{self.name} is {self.residency}", remedy="looking does not load it; ask it for work")
+        return Look(self.name, self.endpoint)
 
     def begin_use(self, waited: Seconds, why: str) -> Claim:
         """A claim for one more request. The model must be ready."""

@@ -16,7 +16,7 @@ import structlog
 
 from aitherd.conductor import demand
 from aitherd.conductor.adoption import Adoption
-from aitherd.conductor.books import Book, Claim, Clock
+from aitherd.conductor.books import Book, Claim, Clock, Look
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
 from aitherd.conductor.launch import Host
@@ -202,6 +202,9 @@ class Conductor:
         if book.residency is not Residency.READY or book.stop_wanted:
             return None
         return book.begin_use(0.0, "ready")
+
+    def look(self, model: str, method: str, path: str) -> Look | None:
+        return self.books[model].look(method, path)
 
     async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
         book = self._known(model)

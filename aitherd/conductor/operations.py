@@ -154,6 +154,13 @@ class Operations(Protocol):
     def try_use(self, model: str) -> Use | None:
         """A claim on `model` if it is ready now, else None. Never waits, never starts anything."""
 
+    def look(self, model: str, method: str, path: str) -> Use | None:
+        """A claim that counts for nothing, for a request that makes the engine do nothing; None for any other request.
+
+        It neither keeps `model` from idling out or giving way, nor is waited for when that happens. Raises NotLoaded
+        while no engine of `model` is up: nothing is loaded for it.
+        """
+
     async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Use:
         """A claim on `model`, brought in if need be.
 

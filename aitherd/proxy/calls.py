@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -138,6 +139,15 @@ class PassCall(Relay):
         self.invite()
         if head.has_body:
             self.claim()
+
+    def claim(self) -> None:
+        # Engines read a path decoded, however it was sent.
+        path = unquote_to_bytes(self._target).decode(errors="replace")
+        use = self.context.operations.look(self.model, self.head.method.decode(), path)
+        if use is None:
+            super().claim()
+        else:
+            self.claimed(use)
 
     def body(self, data: bytes) -> None:
         super().body(data)

@@ -48,6 +48,9 @@ class Ready:
             raise UnknownModel(f"there is no model {name!r}")
         return model
 
+    def look(self, model: str, method: str, path: str) -> None:
+        return None
+
     def try_use(self, model: str) -> Claim:
         """Always."""
         return Claim(model, self._endpoint)

@@ -121,6 +121,9 @@ class SmallFleet:
     def try_use(self, model: str) -> Use | None:
         raise NotImplementedError("the bus uses no model")
 
+    def look(self, model: str, method: str, path: str) -> Use | None:
+        raise NotImplementedError("the bus looks at no engine")
+
     async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Use:
         raise NotImplementedError("the bus uses no model")
 

@@ -53,6 +53,34 @@ def test_it_does_not_idle_out_while_it_renders(rig: Rig, http: httpx.Client) -> 
     assert idled["time"] - ready["time"] > 3.0, f"{prompt} was cut short"
 
 
+def test_a_page_that_is_only_open_keeps_nothing_loaded_and_loads_nothing(
+    rig: Rig, gpu: Gpu, http: httpx.Client
+) -> None:
+    rig.model("imagine", shipped("imagine", idle='"1s"'))
+    rig.model("large", engine("28 GiB"))
+    assert http.get("/upstream/imagine/").status_code == 200
+    key = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key["Sec-WebSocket-Key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+    with rig.http() as page, page.stream("GET", "/upstream/imagine/ws", headers=key) as socket:
+        assert socket.status_code == 101
+        told = socket.extensions["network_stream"]
+        assert b'"queue_remaining": 0' in told.read(1024, timeout=30)
+
+        def is_gone() -> bool:
+            # As a page does, all the time.
+            polled = http.get("/upstream/imagine/api/queue")
+            assert polled.status_code in (200, 502, 503), polled.text
+            return bool(rig.status("imagine")["residency"] == "absent")
+
+        rig.wait_for(is_gone, "the idle stop under an open page")
+        # The page's own connection went with the engine.
+        assert told.read(1024, timeout=30) == b""
+    refused = http.get("/upstream/imagine/api/queue")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_loaded")
+    assert steps(rig) == ["start imagine", "stop imagine"]
+    assert gpu.card.used == 0
+
+
 def test_freed_weights_wait_in_host_memory_for_the_next_render(rig: Rig, http: httpx.Client) -> None:
     rig.model("imagine", shipped("imagine"))
     rig.model("large", engine("28 GiB"))

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from aitherd.conductor.books import Look
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.words import DeviceView, Endpoint, Plan, Priority, Refusal, Residency, ResidencyClass, Seconds
-from aitherd.errors import AitherError, Stopped, UnknownModel, WaitedTooLong
+from aitherd.errors import AitherError, NotLoaded, Stopped, UnknownModel, WaitedTooLong
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Fleet:
     models: dict[str, ModelStatus] = field(default_factory=dict)
     starts: dict[str, Callable[[], asyncio.Future[None]]] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
+    looks: frozenset[tuple[str, str]] = frozenset()
+    """Methods and paths that make an engine do nothing."""
     stopped: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     """Models whose demand was cancelled."""
@@ -72,6 +75,14 @@ class Fleet:
         if self.models[model].residency is not Residency.READY:
             return None
         return self._claim(model, 0.0, "ready")
+
+    def look(self, model: str, method: str, path: str) -> Look | None:
+        status = self.models[model]
+        if (method, path) not in self.looks:
+            return None
+        if status.residency is not Residency.READY or status.endpoint is None:
+            raise NotLoaded(f"{model} is {status.residency}")
+        return Look(model, status.endpoint)
 
     async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
         loop = asyncio.get_running_loop()

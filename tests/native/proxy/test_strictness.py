@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from aitherd.core.words import Residency
 from aitherd.proxy.limits import Limits
 from tests.native.proxy.conftest import House
 from tests.native.proxy.wires import Engine, read_request
@@ -255,6 +256,29 @@ async def test_a_websocket_becomes_a_tunnel(house: House) -> None:
         assert await client.reader.readexactly(len(blob)) == blob.upper()
     async with asyncio.timeout(5):
         await engine.gone.wait()
+
+
+async def test_what_only_looks_at_an_engine_claims_nothing_and_loads_nothing(house: House) -> None:
+    engine = await house.model("vision", tunnel)
+    house.fleet.looks = frozenset({("GET", "/ws"), ("GET", "/queue")})
+    async with await house.client() as page, await house.client() as client:
+        page.send(UPGRADE.format("ws", "websocket") + "early ")
+        assert (await page.reply()).status == 101
+        assert await page.reader.readexactly(12) == b"HELLO EARLY "
+        # It is open, and nobody would have to wait for it.
+        assert house.fleet.models["vision"].in_flight == 0
+        client.get("/upstream/vision/%71ueue")
+        assert (await client.reply()).body == b"no"
+        house.fleet.change("vision", residency=Residency.ABSENT)
+        client.get("/upstream/vision/queue")
+        refused = await client.reply()
+        assert (refused.status, refused.json()["error"]["code"]) == (503, "model_not_loaded")
+        assert house.fleet.status("vision").residency is Residency.ABSENT
+        assert len(engine.requests) == 2
+        # Anything else is work, and brings it in.
+        client.get("/upstream/vision/")
+        assert (await client.reply()).body == b"no"
+        assert house.fleet.status("vision").residency is Residency.READY
 
 
 @pytest.mark.parametrize(("path", "protocol"), [("no", "websocket"), ("ws", "h2c")])

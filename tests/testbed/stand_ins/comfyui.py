@@ -3,8 +3,8 @@
 What it does as ComfyUI does: a queue of its own that one worker renders; weights cached between prompts; `POST /free`
 answers 200 at once and only sets flags, which the worker honours after the running prompt: `unload_models` moves the
 weights to host memory, `free_memory` forgets them there, too; the context stays until exit; every route also under
-`/api`. `POST /prompt` takes `{"prompt": {"seconds": 2}}`. `/system_stats` says how often it had to read its weights
-from disk (`x_weights_read`).
+`/api`; `/ws` tells pages about the queue for as long as they are open. `POST /prompt` takes `{"prompt": {"seconds":
+2}}`. `/system_stats` says how often it had to read its weights from disk (`x_weights_read`).
 
 What it can do wrong, with `--free`: `ignored` (as with custom nodes that keep their weights), `slow` (acts
 `--free-seconds` later), `part` (half of the cached bytes stay).
@@ -14,13 +14,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import hashlib
 import itertools
+import json
 import os
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from tests.testbed.nvml.gpu import OutOfMemory
 from tests.testbed.stand_ins.http import Request, Response, reply, serve
 from tests.testbed.stand_ins.memory import DeviceMemory, size
+
+WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What the answer to a key is made with. RFC 6455, section 4.2.2"""
+TELL_S = 0.02
 
 Entry = tuple[int, str, dict[str, object], dict[str, object], list[str]]
 """Number, prompt id, prompt, extra data, outputs: the shape in `/queue`."""
@@ -125,12 +133,27 @@ class ComfyUi:
                     self.flags.free_memory |= request.json().get("free_memory") is True
                     self._changed.notify_all()
                 return Response()
+            case "GET", "/ws" if (key := request.headers.get("sec-websocket-key")) is not None:
+                accept = base64.b64encode(hashlib.sha1((key + WEBSOCKET).encode()).digest()).decode()
+                return Response(101, self._tell(), headers={"Sec-WebSocket-Accept": accept})
             case "GET", "/":
                 return Response(body=b"<title>ComfyUI</title>", kind="text/html")
         if path.startswith("/history/"):
             ident = path.removeprefix("/history/")
             return reply({ident: self.history[ident]} if ident in self.history else {})
         return reply({"error": "not found"}, 404)
+
+    async def _tell(self) -> AsyncGenerator[bytes, None]:
+        """Tells a page how long the queue is, whenever that changes, in frames of a WebSocket."""
+        told = -1
+        while True:
+            left = len(self.pending) + bool(self.running)
+            if left != told:
+                told = left
+                status = {"status": {"exec_info": {"queue_remaining": left}}, "sid": "stand-in"}
+                text = json.dumps({"type": "status", "data": status}).encode()
+                yield bytes((0x81, len(text))) + text
+            await asyncio.sleep(TELL_S)
 
     async def _queue(self, asked: dict[str, object]) -> Response:
         prompt = asked.get("prompt")

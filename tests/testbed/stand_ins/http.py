@@ -11,6 +11,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
 MAX_HEAD = 1 << 16
+FIRST = asyncio.FIRST_COMPLETED
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """An answer; with a generator as body it is streamed in chunks."""
+    """An answer; with a generator as body it is streamed in chunks, or as it is after status 101."""
 
     status: int = 200
     body: bytes | AsyncGenerator[bytes, None] = b""
@@ -84,10 +85,18 @@ async def _exchange(
     answering = asyncio.create_task(_answer(handler, request, writer))
     # The only way to learn that the client has gone is to read on.
     reading = asyncio.create_task(reader.read(1))
-    await asyncio.wait({answering, reading}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({answering, reading}, return_when=FIRST)
     if reading.done() and reading.result() == b"":
         answering.cancel()
         await asyncio.wait({answering})
+        return None
+    if request.headers.get("upgrade"):
+        # A tunnel, perhaps: what comes is nobody's business here, but for its end.
+        watching = asyncio.create_task(_until_end(reader, reading))
+        await asyncio.wait({answering, watching}, return_when=FIRST)
+        for task in (answering, watching):
+            task.cancel()
+        await asyncio.wait({answering, watching})
         return None
     await answering
     if not reading.done():
@@ -96,6 +105,12 @@ async def _exchange(
     if request.headers.get("connection", "").lower() == "close":
         return None
     return b"" if reading.cancelled() else reading.result() or None
+
+
+async def _until_end(reader: asyncio.StreamReader, reading: asyncio.Task[bytes]) -> None:
+    data = await reading
+    while data:
+        data = await reader.read(MAX_HEAD)
 
 
 async def _read(reader: asyncio.StreamReader, begun: bytes) -> Request:
@@ -126,12 +141,13 @@ async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 async def _answer(handler: Handler, request: Request, writer: asyncio.StreamWriter) -> None:
     response = await handler(request)
     body = response.body
-    length = f"Content-Length: {len(body)}" if isinstance(body, bytes) else "Transfer-Encoding: chunked"
-    lines = [
-        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
-        f"Content-Type: {response.kind}",
-        length,
-    ]
+    status = f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"
+    tunnel = response.status == HTTPStatus.SWITCHING_PROTOCOLS
+    if tunnel:
+        lines = [status, "Connection: Upgrade", "Upgrade: websocket"]
+    else:
+        length = f"Content-Length: {len(body)}" if isinstance(body, bytes) else "Transfer-Encoding: chunked"
+        lines = [status, f"Content-Type: {response.kind}", length]
     lines += [f"{name}: {value}" for name, value in response.headers.items()]
     writer.write("\r\n".join([*lines, "", ""]).encode())
     if isinstance(body, bytes):
@@ -139,7 +155,8 @@ async def _answer(handler: Handler, request: Request, writer: asyncio.StreamWrit
     else:
         async with aclosing(body) as pieces:
             async for piece in pieces:
-                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                writer.write(piece if tunnel else b"%x\r\n%s\r\n" % (len(piece), piece))
                 await writer.drain()
-        writer.write(b"0\r\n\r\n")
+        if not tunnel:
+            writer.write(b"0\r\n\r\n")
     await writer.drain()
