@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from collections.abc import Mapping
 from enum import Enum
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError, ShuttingDown
 from aitherd.proxy.answers import Answer, error_answer
 from aitherd.proxy.calls import CALLS
+from aitherd.proxy.event_stream import EventStream
 from aitherd.proxy.exchange import Context, Exchange
 from aitherd.proxy.local import Local
 from aitherd.proxy.refusals import TooSlow, WrongMethod
+from aitherd.proxy.relay import Relay
 from aitherd.proxy.request_reader import RequestReader
 from aitherd.proxy.routes import Handling, find
 from aitherd.proxy.wire import END, RequestEvent, RequestHead, Switched
@@ -41,6 +45,9 @@ _CLOSING: Final = _Phase.CLOSING
 
 
 _NONE: list[RequestEvent] = []
+_EXCHANGES: Mapping[Handling, type[Relay | Local]] = MappingProxyType(
+    {**CALLS, Handling.HERE: Local, Handling.EVENTS: EventStream}
+)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -265,10 +272,7 @@ class ClientConnection(asyncio.Protocol):
             exchange = self._exchange = Exchange(context, self, head, None)
             exchange.refuse(error)
             return
-        if match.route.handling is Handling.HERE:
-            exchange = self._exchange = Local(context, self, head, match)
-        else:
-            exchange = self._exchange = CALLS[match.route.handling](context, self, head, match)
+        exchange = self._exchange = _EXCHANGES[match.route.handling](context, self, head, match)
         try:
             exchange.begin()
         except AitherError as error:

@@ -19,6 +19,7 @@ from aitherd.conductor.records import Records
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError
 from aitherd.proxy.answers import Answer, error_answer
+from aitherd.proxy.events import Feed
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
 from aitherd.proxy.routes import Match
@@ -95,6 +96,7 @@ class Context:
         """Unix time."""
         self.pool = Pool(limits)
         self.metrics = Metrics()
+        self.events = Feed(operations, records, self.scene, limits, started)
         self.draining = False
         self.clients: set[ClientSide] = set()
         """Open client connections."""

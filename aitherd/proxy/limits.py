@@ -52,6 +52,15 @@ class Limits:
     comment_interval: Seconds = 10.0
     """How often a stream that waits for its model is told so."""
 
+    event_pause: Seconds = 0.25
+    """How long changes are collected before listeners of `/events` are told."""
+    event_interval: Seconds = 1.0
+    """How often they are told what changes without notice, such as the power that a device draws."""
+    event_listeners: int = 64
+    """How many there may be (503)."""
+    event_ahead: Bytes = 256 * KIB
+    """How much is written to one that does not read before it is dropped."""
+
     upstream_idle: Seconds = 4.0
     """How long an unused connection to an engine is kept: less than the 5 s of uvicorn and cpp-httplib."""
     upstream_spare: int = 64

@@ -87,6 +87,12 @@ class NoRouteLeft(AitherError):
     status, code, dbus_name = 503, "no_route", "NoRouteLeft"
 
 
+class TooManyListeners(AitherError):
+    """There are as many readers of the events as there may be."""
+
+    status, code, dbus_name = 503, "too_many_listeners", "TooManyListeners"
+
+
 class UpstreamFailed(AitherError):
     """The engine could not be reached, or broke off or misspoke before its answer began."""
 

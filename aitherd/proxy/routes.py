@@ -25,6 +25,8 @@ class Handling(Enum):
     """Relayed as it is to the model that its path names."""
     HERE = "here"
     """Answered by the daemon itself."""
+    EVENTS = "events"
+    """Answered by the daemon itself, for as long as the client listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ FIXED: Mapping[bytes, Match] = MappingProxyType(
             Route("/health", Handling.HERE, GET),
             Route("/running", Handling.HERE, GET),
             Route("/metrics", Handling.HERE, GET),
+            Route("/events", Handling.EVENTS, GET),
             Route("/api/models/unload", Handling.HERE, POST),
         )
     }

@@ -65,6 +65,7 @@ class Proxy:
     async def drain(self, timeout: Seconds) -> None:
         """Lets requests under way end for up to `timeout` seconds, refuses those that have not, closes everything."""
         self._context.draining = True
+        self._context.events.close()
         for connection in tuple(self._context.clients):
             connection.drain()
         with contextlib.suppress(TimeoutError):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 import pytest
 import uvloop
 
+from aitherd.conductor.records import Records
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.routing import Routing
@@ -34,6 +36,7 @@ class House:
 
     directory: Path
     fleet: Fleet = field(default_factory=Fleet)
+    records: Records = field(default_factory=lambda: Records(time.time))
     engines: dict[str, Engine] = field(default_factory=dict)
     proxies: list[Proxy] = field(default_factory=list)
     path: Path = Path()
@@ -65,7 +68,7 @@ class House:
 
     async def open(self, limits: Limits | None = None, routing: Routing | None = None) -> None:
         """Starts a proxy, the first time or with other limits or tiers."""
-        proxy = Proxy(self.fleet, limits, routing)
+        proxy = Proxy(self.fleet, limits, routing, records=self.records)
         self.path = self.directory / f"proxy{len(self.proxies)}.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))

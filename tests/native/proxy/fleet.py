@@ -41,6 +41,9 @@ class Fleet:
     stopped: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     """Models whose demand was cancelled."""
+    watts: float = 100.0
+    """Of its only device."""
+    listeners: list[Callable[[str], None]] = field(default_factory=list)
 
     def add(
         self,
@@ -64,6 +67,8 @@ class Fleet:
     def change(self, name: str, **fields: object) -> None:
         """Changes fields of a model's status."""
         self.models[name] = replace(self.models[name], **fields)  # type: ignore[arg-type]
+        for changed in self.listeners:
+            changed(name)
 
     def resolve(self, name: str) -> str:
         for status in self.models.values():
@@ -127,13 +132,14 @@ class Fleet:
         return tuple(self.models[name] for name in sorted(self.models))
 
     def devices(self) -> tuple[DeviceView, ...]:
-        return (DeviceView("gpu0", "Test GPU", 32 << 30, 8 << 30, 1 << 30),)
+        return (DeviceView("gpu0", "Test GPU", 32 << 30, 8 << 30, 1 << 30, watts=self.watts),)
 
     def problems(self) -> tuple[str, ...]:
         return self.broken
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
-        return lambda: None
+        self.listeners.append(changed)
+        return lambda: self.listeners.remove(changed)
 
     def _claim(self, model: str, waited: Seconds, why: str) -> Claim:
         status = self.models[model]
