@@ -17,6 +17,7 @@ from aitherd.core.residency import Event as Move
 from aitherd.core.words import Endpoint
 from aitherd.engines.base import Control, Health
 from aitherd.errors import HostFailure
+from aitherd.failpoints import Point, reach
 from aitherd.host.systemd import Systemd, UnitStatus
 
 
@@ -51,7 +52,9 @@ class Adoption:
         """
         units = await self._systemd.list_units("aither-*.service")
         engines = [unit for unit in units if model_of(unit.name) and unit.active_state not in ("inactive", "failed")]
+        reach(Point.ADOPTION_BEGUN)
         await asyncio.gather(*(self._take_over(unit, levels) for unit in engines if model_of(unit.name) not in alone))
+        reach(Point.ADOPTION_DONE)
         active = {unit.name for unit in units if unit.active_state == "active"}
         return frozenset(name for name in self._books if model_unit(name) in active)
 

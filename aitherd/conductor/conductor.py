@@ -19,9 +19,9 @@ from aitherd.conductor.adoption import Adoption
 from aitherd.conductor.books import Book, Claim, Clock, Look
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
+from aitherd.conductor.holds import Holds
 from aitherd.conductor.launch import Host
 from aitherd.conductor.meter import Meter, Sampler
-from aitherd.conductor.model_units import ModelUnits
 from aitherd.conductor.observer import Observer
 from aitherd.conductor.operations import ModelStatus
 from aitherd.conductor.records import Event, Records
@@ -73,7 +73,7 @@ class Conductor:
         self.clock = clock
         self.records = records
         self.systemd = systemd
-        self._units = ModelUnits(systemd)
+        self._holds = Holds(systemd, records, self._save, self._changed, self._background)
         self.books: dict[str, Book] = {}
         self._catalogue = Catalogue(fleet.names)
         self._store = store
@@ -106,11 +106,10 @@ class Conductor:
             rise=self.rise,
             records=records,
             moving=lambda: self.scheduler.moving,
-            let_go=self._let_go,
+            let_go=self._holds.end,
             background=self._background,
             clock=clock,
         )
-
         self.adoption = Adoption(
             self.books,
             systemd=systemd,
@@ -238,7 +237,7 @@ class Conductor:
             if not already and book.residency is not Residency.READY:
                 book.held = False
         if not already:
-            self._held(book)
+            self._holds.begin(book)
 
     async def release(self, model: str) -> None:
         book = self._known(model)
@@ -247,7 +246,7 @@ class Conductor:
                 f"{model} is essential and cannot be released",
                 remedy=f"aitherctl stop {model} stops it; its class is set in {book.model.path}",
             )
-        self._let_go(book)
+        self._holds.end(book)
 
     async def stop(self, model: str, *, force: bool = False) -> None:
         book = self._known(model)
@@ -259,7 +258,7 @@ class Conductor:
         # A machine that goes down stops everything; that is nobody's wish for the time after.
         book.stopped_by_person = not going_down
         book.wanted = False
-        self._let_go(book)
+        self._holds.end(book)
         demand.refuse(book, Stopped(f"{model} was stopped by a person", remedy="ask again to load it anew"))
         if book.residency in (Residency.ABSENT, Residency.QUARANTINED) and not self.scheduler.moves(model):
             return
@@ -316,15 +315,8 @@ class Conductor:
         self.scheduler.nudge()
         self.observer.nudge()
         book = self.books.get(name)
-        if (
-            book is not None
-            and book.residency is Residency.READY
-            and book.model.residency_class is ResidencyClass.ESSENTIAL
-            and book.comes_back
-            and not (book.held or book.stop_wanted)
-        ):
-            book.held = True
-            self._held(book)
+        if book is not None:
+            self._holds.keep_essential(book)
         for listener in self._listeners:
             listener(name)
 
@@ -348,21 +340,6 @@ class Conductor:
         book.retry_at = 0.0
         if book.residency is Residency.QUARANTINED:
             self.observer.found(book)
-
-    def _held(self, book: Book) -> None:
-        self.records.add(Event.HELD, f"{book.name} is held resident", model=book.name)
-        self._save()
-        self._changed(book.name)
-        # Active means held, however the hold came about. When the unit itself asked, this joins its running job.
-        self._background(self._units.hold(book))
-
-    def _let_go(self, book: Book) -> None:
-        if book.held:
-            book.held = False
-            self.records.add(Event.RELEASED, f"{book.name} is no longer held", model=book.name)
-            self._changed(book.name)
-            self._background(self._units.let_go(book))
-        self._save()
 
     async def _hold_again(self, book: Book) -> None:
         """Takes up a hold that an earlier daemon had."""

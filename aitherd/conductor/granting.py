@@ -48,6 +48,7 @@ from aitherd.errors import (
     ShuttingDown,
     WaitedTooLong,
 )
+from aitherd.failpoints import Point, reach
 from aitherd.host.processes import name_of, origin_of
 
 STEPS_MAX = 32
@@ -291,6 +292,7 @@ class Granting:
             yield others, demand.bytes
 
     def _give(self, demand: Demand, device: DeviceId) -> None:
+        reach(Point.LEASE_DECIDED)
         since = self._clock.unix()
         terms = KeptLease(
             bytes=demand.bytes,

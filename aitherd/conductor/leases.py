@@ -19,6 +19,7 @@ from aitherd.conductor.store import KeptLease
 from aitherd.core.placement import used_by
 from aitherd.core.words import Bytes, Claim, DeviceId, DeviceView, format_bytes, format_seconds
 from aitherd.errors import UnknownLease
+from aitherd.failpoints import Point, reach
 from aitherd.host import notify
 from aitherd.host.processes import origin_of
 
@@ -89,7 +90,9 @@ class Leases:
         self._watch(Granted(id, terms, ours))
         # In this order: the next daemon closes a descriptor that it does not know the terms of.
         self._save()
+        reach(Point.LEASE_SAVED)
         notify.keep(NAME + id, ours.fileno())
+        reach(Point.LEASE_KEPT)
         used = self.used(id)
         until = f" for {format_seconds(terms.ends - terms.since)}" if terms.ends else ""
         self._records.add(

@@ -18,6 +18,7 @@ from aitherd.conductor.steps import Steps
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Residency, Seconds
+from aitherd.failpoints import Point, reach
 from aitherd.host.systemd import Systemd
 
 SAMPLE_MOVING: Seconds = 0.5
@@ -140,6 +141,7 @@ class Observer:
         # Nobody starts it anew before it is known why it ended.
         book.retry_at = self._clock.monotonic() + BACKOFF_FIRST
         book.move(Move.DIED)
+        reach(Point.DEATH_SEEN)
         self._let_go(book)
         await self._rise.failed(book, await self._rise.ended(book))
         missing = await self._steps.settle(book, before, expected)

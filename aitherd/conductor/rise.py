@@ -21,6 +21,7 @@ from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
 from aitherd.engines.base import EngineRefused, Health
 from aitherd.errors import AitherError, HostFailure, HostOutOfMemory, OutOfDeviceMemory, StartFailed, Stopped
+from aitherd.failpoints import Point, reach
 
 if TYPE_CHECKING:
     from aitherd.host.systemd import Systemd, UnitStatus
@@ -77,14 +78,18 @@ class Rise:
             Event.STEP, f"starting {book.name}: {why}", model=book.name, step="start", placement=placement
         )
         book.say("starting its unit")
+        reach(Point.START_BOOKED)
         try:
             await self._free_name(book)
             await self._systemd.start_transient(book.unit, properties(self._request(book, placement), self._host))
+            reach(Point.START_RUNS)
             status = await self._systemd.unit(book.unit)
             if status is None or status.active_state not in ("active", "activating"):
                 raise StartFailed("its process ended")
             self.remember(book, status)
+            reach(Point.START_LOADING)
             await self.until_ready(book, began)
+            reach(Point.START_ANSWERS)
             await self._steps.restore_slots(book)
         except AitherError as error:
             raise await self._failure(book, error) from error
@@ -110,9 +115,11 @@ class Rise:
         book.died.clear()
         self._records.add(Event.STEP, f"waking {book.name}: {why}", model=book.name, step="wake", level=level)
         book.say("waking up")
+        reach(Point.WAKE_BOOKED)
         try:
             async with self._steps.connect(book.endpoint) as control:
                 await book.engine.wake(control, level, book.model.load_timeout)
+            reach(Point.WAKE_ASKED)
             await self.until_ready(book, began)
         except (EngineRefused, AitherError) as error:
             book.sleep_broken = True
@@ -202,6 +209,7 @@ class Rise:
         book.ready_since = self._clock.monotonic()
         book.say("")
         book.move(Move.UP)
+        reach(Point.START_READY)
         held = sum(measured.values())
         self._records.add(
             Event.READY,

@@ -20,6 +20,7 @@ from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Residency, Seconds, format_bytes, format_seconds
 from aitherd.engines.base import Control, EngineRefused, Health
 from aitherd.errors import HostFailure
+from aitherd.failpoints import Point, reach
 
 if TYPE_CHECKING:
     from aitherd.config import Settings
@@ -83,6 +84,7 @@ class Steps:
         try:
             async with self.connect(book.endpoint) as control:
                 await book.engine.free(control)
+            reach(Point.FREE_ASKED)
         except EngineRefused as error:
             problem, missing = str(error), expected
         else:
@@ -109,6 +111,7 @@ class Steps:
         assert book.endpoint is not None
         began = self._clock.monotonic()
         book.move(Move.SLEEP)
+        reach(Point.SLEEP_BOOKED)
         if not await self._drained(book, patience):
             return False
         before = await self._meter.measure()
@@ -125,6 +128,7 @@ class Steps:
         try:
             async with self.connect(book.endpoint) as control:
                 await book.engine.sleep(control, level, SLEEP_TIMEOUT)
+            reach(Point.SLEEP_ASKED)
         except EngineRefused as error:
             problem = str(error)
         else:
@@ -138,6 +142,7 @@ class Steps:
                 book.level = level
                 book.learned.observe_sleep(level, sum(book.measured.values()), self._clock.monotonic() - began)
                 book.move(Move.ASLEEP)
+                reach(Point.SLEEP_ASLEEP)
                 self._note_returned(book, given, began, "asleep")
                 return True
             else:
@@ -146,6 +151,7 @@ class Steps:
         self._records.add(
             Event.LAGGING, f"{book.name} does not sleep: {problem}; stopping it", model=book.name, problem=problem
         )
+        reach(Point.ESCALATION)
         await self._end(book, before, began, why)
         return True
 
@@ -157,6 +163,7 @@ class Steps:
         began = self._clock.monotonic()
         asleep = book.residency is Residency.SLEEPING
         book.move(Move.STOP)
+        reach(Point.STOP_BOOKED)
         self._records.add(Event.STEP, f"stopping {book.name}: {why}", model=book.name, step="stop", force=force)
         if not (force or asleep) and not await self._drained(book, patience):
             return False
@@ -188,6 +195,7 @@ class Steps:
             self._records.add(
                 Event.LAGGING, f"{book.unit} does not stop ({error}); killing it", model=book.name, problem=str(error)
             )
+            reach(Point.KILL_DUE)
             try:
                 await self._systemd.kill_unit(book.unit, Signals.SIGKILL)
                 await self._systemd.stop_unit(book.unit, timeout=timeout)
@@ -260,17 +268,21 @@ class Steps:
             await asyncio.sleep(BUSY_POLL)
 
     async def _end(self, book: Book, before: Accounts, began: Seconds, why: str) -> None:
+        reach(Point.STOP_DRAINED)
         expected = before.measured.get(book.name, NO_BYTES)
         await self._keep_slots(book)
         book.say(f"stopping ({why})")
         stopping = self._clock.monotonic()
         await self.end_unit(book)
+        reach(Point.STOP_ENDED)
         missing = await self.settle(book, before, expected)
         book.learned.observe_stop(self._clock.monotonic() - stopping, worked=book.worked)
         book.gone(lost=bool(missing))
         if missing:
             book.error = f"{_sum(missing)} did not come back after it was stopped"
+            reach(Point.QUARANTINE_DUE)
             book.move(Move.LOST)
+            reach(Point.QUARANTINED)
             self._records.add(
                 Event.QUARANTINED,
                 f"{book.name}: {book.error}; they are left alone until they return",
@@ -280,6 +292,7 @@ class Steps:
             return
         book.error = ""
         book.move(Move.DOWN)
+        reach(Point.STOP_DOWN)
         self._note_returned(book, expected, began, "stopped")
         self._records.add(
             Event.STOPPED,

@@ -15,6 +15,7 @@ import structlog
 
 from aitherd.core.learning import Learned
 from aitherd.core.words import Bytes, DeviceId, Seconds
+from aitherd.failpoints import Point, reach
 
 VERSION = 1
 
@@ -106,7 +107,9 @@ class Store:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+            reach(Point.SAVE_WRITTEN)
             new.replace(self._path)
+            reach(Point.SAVE_REPLACED)
         except OSError as error:
             self._log.warning(f"cannot write {self._path}: {error.strerror}; holds would not survive a restart")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,9 +38,9 @@ def start_rig(request: pytest.FixtureRequest, gpu: Gpu) -> Iterator[Callable[...
     """Makes rigs on the card of the test; they end with it, and leave their journal behind if it failed."""
     with ExitStack() as stack:
 
-        def start(*, path: Sequence[Path] = ()) -> Rig:
+        def start(*, path: Sequence[Path] = (), environment: Mapping[str, str] | None = None) -> Rig:
             try:
-                rig = stack.enter_context(Rig(gpu, path=path))
+                rig = stack.enter_context(Rig(gpu, path=path, environment=environment))
             except ManagerUnavailable as problem:
                 if os.environ.get("CI"):
                     raise
