@@ -141,8 +141,8 @@ CASES = {
     Point.LEASE_DECIDED: Case(lease, before=start, residency=UP),
     Point.LEASE_SAVED: Case(lease, before=start, residency=UP),
     Point.LEASE_KEPT: Case(lease, before=start, residency=UP),
-    Point.SAVE_WRITTEN: Case(hold, residency=UP),
-    Point.SAVE_REPLACED: Case(hold, residency=UP),
+    Point.SAVE_WRITTEN: Case(hold),
+    Point.SAVE_REPLACED: Case(hold),
     Point.ADOPTION_BEGUN: Case(restart, before=start, residency=UP),
     Point.ADOPTION_DONE: Case(restart, before=start, residency=UP),
 }

@@ -179,7 +179,7 @@ class TestGranting:
         bench.models = {"chat": model("chat", 20 * GIB)}
         bench.stubborn = True
         with pytest.raises(WaitedTooLong, match="stop chat"):
-            await bench.ask(12 * GIB, timeout=0.05)
+            await bench.ask(12 * GIB, timeout=0.5)
         assert len(bench.steps) == STEPS_MAX and bench.later_asked == 1
         assert len(bench.told(Event.PLAN)) == 1, "the same plan is told once"
 
