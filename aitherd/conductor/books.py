@@ -184,6 +184,11 @@ class Book:
         return self.in_flight > 0 or self.engine_busy
 
     @property
+    def stands(self) -> Residency:
+        """Where it stands for everybody else: one that somebody wants stopped is on its way down while it drains."""
+        return Residency.STOPPING if self.stop_wanted and self.residency is Residency.READY else self.residency
+
+    @property
     def alive(self) -> bool:
         """Whether an engine unit is supposed to exist."""
         return self.residency in (Residency.STARTING, Residency.READY, Residency.SLEEPING, Residency.STOPPING)
@@ -203,7 +208,7 @@ class Book:
         return (
             self.model.residency_class is not ResidencyClass.ESSENTIAL
             and self.residency in (Residency.READY, Residency.SLEEPING)
-            and not (self.held or self.waiters or (self.busy and not drained))
+            and not (self.held or self.waiters or self.stop_wanted or (self.busy and not drained))
         )
 
     def begin(self, endpoint: Endpoint, placement: tuple[DeviceId, ...]) -> None:
@@ -334,7 +339,7 @@ class Book:
         return ModelView(
             name=self.name,
             residency_class=self.model.residency_class,
-            residency=self.residency,
+            residency=self.stands,
             vram=self.expected(),
             devices=self.placement if self.alive and self.placement else self.model.devices,
             span=self.model.span,
@@ -361,7 +366,7 @@ class Book:
             description=self.model.description,
             engine=self.engine.kind,
             residency_class=self.model.residency_class,
-            residency=self.residency,
+            residency=self.stands,
             level=self.level,
             serves=self.model.serves,
             can=self.model.can,

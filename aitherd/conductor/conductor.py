@@ -231,6 +231,8 @@ class Conductor:
         already = book.held
         # Held from the first moment on, so that it is not evicted between becoming ready and being held.
         book.held = True
+        if book.residency is Residency.STOPPING:
+            book.idle.set()  # a drain that makes room for another looks again, and leaves it
         try:
             await self.start(model)
         finally:
@@ -277,7 +279,7 @@ class Conductor:
             raise HostFailure(f"{model}: {book.error}", remedy="the device still holds them; see aitherctl devices")
 
     async def plan(self, model: str) -> Plan | Refusal:
-        return await self.scheduler.plan(self._known(model))
+        return await self.scheduler.execution.plan(self._known(model))
 
     def status(self, model: str) -> ModelStatus:
         return self._known(model).status()
@@ -321,10 +323,10 @@ class Conductor:
             listener(name)
 
     def _world(self) -> World:
-        return self.scheduler.world()
+        return self.scheduler.execution.world()
 
     def _used(self, name: str) -> None:
-        self.scheduler.used()
+        self.scheduler.used(name)
         for listener in self._listeners:
             listener(name)
 

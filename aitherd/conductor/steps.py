@@ -106,7 +106,7 @@ class Steps:
     ) -> bool:
         """Puts a model to sleep; if its bytes do not come back, or it refuses, it is stopped instead.
 
-        False when it still works after `patience`: then it stays ready.
+        False when it still works after `patience`, or is held meanwhile: then it stays ready.
         """
         assert book.endpoint is not None
         began = self._clock.monotonic()
@@ -155,10 +155,11 @@ class Steps:
         await self._end(book, before, began, why)
         return True
 
-    async def stop(self, book: Book, why: str, *, force: bool = False, patience: Seconds | None = None) -> bool:
+    async def stop(self, book: Book, why: str, *, force: bool = False, patience: Seconds = 0.0) -> bool:
         """Drains and stops a model; it ends absent, or quarantined when its bytes do not come back.
 
-        `force` does not wait for what it is working on. False when it still works after `patience`: then it stays.
+        `force` does not wait for what it is working on. False when it still works after `patience`, or is held
+        meanwhile: then it stays.
         """
         began = self._clock.monotonic()
         asleep = book.residency is Residency.SLEEPING
@@ -236,36 +237,43 @@ class Steps:
         if saved:
             book.slots_of = book.fingerprint
 
-    async def _drained(self, book: Book, patience: Seconds | None) -> bool:
-        """Waits until a model does nothing any more. If that takes longer than `patience`, it is kept, and False.
+    async def drain(self, book: Book) -> None:
+        """Returns when a model does nothing any more, or is gone, or is to be stopped by force."""
+        await self._drain(book)
 
-        One that a person wants stopped by then, or that died, is waited for all the same.
-        """
-        try:
-            # Nobody is waited for without patience: the caller has just asked whether it is busy.
-            async with asyncio.timeout(patience):
-                if patience is None or patience > 0 or book.busy:
-                    await self._drain(book)
-        except TimeoutError:
-            if book.stop_wanted or book.died.is_set():
-                await self._drain(book)
-                return True
-            book.say("")
-            book.move(Move.KEPT)
-            self._records.add(Event.LAGGING, f"{book.name} still works; it is kept for now", model=book.name)
-            return False
-        return True
-
-    async def _drain(self, book: Book) -> None:
+    async def _drain(self, book: Book, *, unless_held: bool = False) -> None:
         while True:
             if book.in_flight:
                 book.say(f"waiting for {book.in_flight} requests in flight")
             await book.idle.wait()
             # An engine that is gone does not answer, which counts as busy.
-            if book.stop_force or book.died.is_set() or not await self.refresh_busy(book):
+            if book.stop_force or book.died.is_set() or (unless_held and book.held):
+                return
+            if not await self.refresh_busy(book):
                 return
             book.say("waiting for the engine to finish what it works on")
             await asyncio.sleep(BUSY_POLL)
+
+    async def _drained(self, book: Book, patience: Seconds) -> bool:
+        """Waits until a model does nothing any more. If that takes longer than `patience`, or if somebody comes to hold
+        it, it is kept, and False. One that a person wants stopped meanwhile is kept too, for a stop of its own."""
+        try:
+            # Nobody is waited for without patience: the caller has just asked whether it is busy.
+            async with asyncio.timeout(patience):
+                if patience > 0 or book.busy:
+                    await self._drain(book, unless_held=not book.stop_wanted)
+            why = "is held now" if book.held and not book.stop_wanted else ""
+        except TimeoutError:
+            why = "still works"
+        if not why or book.died.is_set():
+            return True
+        book.say("")
+        if book.in_flight:
+            # Set for a drain that waited to look again.
+            book.idle.clear()
+        book.move(Move.KEPT)
+        self._records.add(Event.LAGGING, f"{book.name} {why}; it is kept for now", model=book.name)
+        return False
 
     async def _end(self, book: Book, before: Accounts, began: Seconds, why: str) -> None:
         reach(Point.STOP_DRAINED)

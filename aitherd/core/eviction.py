@@ -76,6 +76,11 @@ def stays(model: ModelView, now: Seconds, policy: Policy) -> str:
     return ""
 
 
+def ripens(model: ModelView, policy: Policy) -> Seconds:
+    """Monotonic instant from which on `model` is not too young to give way."""
+    return model.ready_since + min(policy.min_residency, _back(model))
+
+
 def _back(model: ModelView) -> Seconds:
     """How quickly it can be back: what is back in seconds need not stay for long."""
     return min((rung.wake for rung in model.ladder), default=model.start_seconds)

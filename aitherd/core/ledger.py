@@ -168,6 +168,25 @@ def outstanding(
     return missing
 
 
+def starved(before: Accounts, now: Accounts, model: str, need: Mapping[DeviceId, Bytes]) -> bool:
+    """Whether others took so much since `before` that `model` could not get what it was known to `need`, by device.
+
+    Then its failure for lack of memory says nothing about what it needs. What others gave back is not set against it.
+    """
+    for device, count in need.items():
+        taken = max(_foreign(now, device) - _foreign(before, device), 0)
+        for other, held in now.measured.items():
+            if other != model:
+                taken += max(held.get(device, 0) - before.measured.get(other, NO_BYTES).get(device, 0), 0)
+        if device in before.devices and before.devices[device].free - taken < count:
+            return True
+    return False
+
+
+def _foreign(accounts: Accounts, device: DeviceId) -> Bytes:
+    return sum(claim.bytes for claim in accounts.devices[device].foreign) if device in accounts.devices else 0
+
+
 def _owner(cgroup: str, owners: Mapping[str, str]) -> str | None:
     while cgroup:
         if cgroup in owners:

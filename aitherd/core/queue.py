@@ -41,9 +41,9 @@ def order(lines: Iterable[Line], now: Seconds, policy: Policy = DEFAULTS) -> tup
     return tuple(line.model for line in sorted(lines, key=lambda line: _rank(line, now, policy)))
 
 
-def overdue(line: Line, now: Seconds, policy: Policy = DEFAULTS) -> bool:
-    """Whether the oldest of `line` has waited beyond the age bound."""
-    return now - line.oldest_since > max(policy.age_bound, policy.age_loads * line.seconds)
+def overdue_from(line: Line, policy: Policy = DEFAULTS) -> Seconds:
+    """Monotonic instant from which on the oldest of `line` has waited for as long as the age bound allows."""
+    return line.oldest_since + max(policy.age_bound, policy.age_loads * line.seconds)
 
 
 def displaced(line: Sequence[Priority], newcomer: Priority) -> int | None:
@@ -64,7 +64,7 @@ def turn(priority: Priority) -> int:
 
 def _rank(line: Line, now: Seconds, policy: Policy) -> tuple[float, float, str]:
     age = max(now - line.oldest_since, 0.0)
-    if overdue(line, now, policy):
+    if now >= overdue_from(line, policy):
         return (float("-inf"), line.oldest_since, line.model)
     weight = line.waiting - line.batch * (1.0 - policy.batch_weight) if line.waiting else 1.0
     demand = weight * (1.0 + age / policy.age_bound)

@@ -69,6 +69,8 @@ class Machine:
         self.crashed: dict[str, Seconds] = {}
         """When an engine of a model ended by itself, the last time."""
         self.memory_total: Bytes = 64 << 30
+        self.samples = 0
+        """How often it was measured."""
         self._last_words: dict[str, str] = {}
         self._lingering: dict[DeviceId, Bytes] = dict.fromkeys(totals, 0)
         self._leaked: dict[DeviceId, Bytes] = dict.fromkeys(totals, 0)
@@ -173,6 +175,7 @@ class Machine:
     async def sample(self, timeout: Seconds) -> Sample:
         """All devices as the driver tells it."""
         sight = self.sight
+        self.samples += 1
         if sight is Sight.DEAF:
             await asyncio.sleep(timeout)
             return Sample(self._now(), "", (), f"the driver does not answer within {timeout:g} s")

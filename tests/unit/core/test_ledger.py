@@ -17,6 +17,7 @@ from aitherd.core.ledger import (
     account,
     implausible,
     outstanding,
+    starved,
 )
 from aitherd.core.words import HOST, Claim
 
@@ -221,3 +222,26 @@ class TestOutstanding:
             )
             owed = outstanding(before, now, "vision", self.all_of_it)
             assert sum(owed.values()) == (6 - freed) * GIB
+
+
+NEED = {"gpu0": 8 * GIB}
+
+
+class TestStarved:
+    """Whether a failure for lack of memory says nothing about what a model needs."""
+
+    def test_what_others_took_of_its_room_starved_it(self) -> None:
+        assert starved(books(foreign(20 * GIB)), books(foreign(25 * GIB)), "vision", NEED)
+        grown = process(20, 25 * GIB, GROUPS["imagine"])
+        assert starved(books(process(20, 20 * GIB, GROUPS["imagine"])), books(grown), "vision", NEED)
+
+    def test_where_its_room_was_there_to_the_end_it_needs_more_than_that(self) -> None:
+        assert not starved(books(foreign(20 * GIB)), books(foreign(23 * GIB)), "vision", NEED)
+        assert not starved(books(), books(vision(9 * GIB)), "vision", NEED)
+
+    def test_what_one_gave_back_does_not_hide_what_another_took(self) -> None:
+        before = books(process(20, 20 * GIB, GROUPS["imagine"]))
+        assert starved(before, books(foreign(10 * GIB)), "vision", NEED)
+
+    def test_a_model_that_takes_nothing_is_not_starved(self) -> None:
+        assert not starved(books(), books(foreign(32 * GIB)), "vision", {})

@@ -1,0 +1,148 @@
+"""Who moves when, on a simulated machine under a virtual clock: the conductor is the daemon's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aitherd.conductor.records import Event
+from aitherd.config import Model
+from aitherd.core.words import Residency
+from tests.simulator.engines import Nature
+from tests.simulator.world import World, fleet, model
+
+GIB = 1 << 30
+
+
+def machine(models: Iterable[Model], devices: int = 1, load: float = 5.0, **settings: float) -> World:
+    """A machine with devices of 16 GiB, on which these models load in 5 s."""
+    known = list(models)
+    given = {"min_residency": 0.0, "age_bound": 10.0, **settings}
+    natures = {one.name: Nature(one.vram, load=load) for one in known}
+    return World(fleet(known, **given), {f"gpu{index}": 16 * GIB for index in range(devices)}, natures)
+
+
+def residency(world: World, name: str) -> Residency:
+    return world.conductor.books[name].residency
+
+
+def told(world: World, event: Event, name: str) -> list[str]:
+    return [record.message for record in world.journal.all if record.event is event and record.model == name]
+
+
+def test_a_busy_model_that_a_person_stops_does_not_keep_others_from_its_device_while_it_drains() -> None:
+    with machine([model("long", vram=4 * GIB), model("other", vram=4 * GIB)]) as world:
+        request = world.send("long", work=600.0)
+        world.advance(10.0)
+        assert request.served is not None
+        stop = world.loop.create_task(world.conductor.stop("long"))
+        world.advance(1.0)
+        other = world.send("other", work=1.0)
+        world.advance(20.0)
+        assert other.served is not None and not stop.done()
+        status = world.conductor.status("long")
+        assert status.residency is Residency.STOPPING and "in flight" in status.stage
+        late = world.send("long", work=1.0)
+        world.advance(600.0)
+        assert stop.done() and request.error is None and request.ended == 1
+        # Who came while it was on its way down has it brought back.
+        assert late.served is not None and late.served > request.sent + 600.0
+
+
+def test_force_ends_a_drain_that_waits() -> None:
+    with machine([model("long", vram=4 * GIB)]) as world:
+        world.send("long", work=600.0)
+        world.advance(10.0)
+        stop = world.loop.create_task(world.conductor.stop("long"))
+        world.advance(5.0)
+        assert not stop.done()
+        force = world.loop.create_task(world.conductor.stop("long", force=True))
+        world.advance(5.0)
+        assert stop.done() and force.done() and residency(world, "long") is Residency.ABSENT
+
+
+def test_a_model_that_is_held_while_it_drains_for_another_is_kept() -> None:
+    with machine([model("long", vram=10 * GIB), model("other", vram=10 * GIB)]) as world:
+        world.send("long", work=300.0)
+        world.advance(10.0)
+        other = world.send("other", work=1.0)
+        while residency(world, "long") is not Residency.STOPPING:
+            world.advance(0.5)
+        hold = world.loop.create_task(world.conductor.hold("long"))
+        world.advance(0.5)
+        assert residency(world, "long") is Residency.READY
+        assert hold.done() and world.audit.starts_of["long"] == 1
+        assert told(world, Event.LAGGING, "long") == ["long is held now; it is kept for now"]
+        world.run(world.conductor.release("long"))
+        world.advance(700.0)
+        assert other.served is not None
+
+
+def test_what_others_took_during_a_load_is_not_learned_as_its_footprint() -> None:
+    models = [
+        model("images", vram=8 * GIB, engine="comfyui", port=8188),
+        model("chat", vram=12 * GIB),
+    ]
+    with machine(models, load=8.0) as world:
+        world.send("images", work=0.5)
+        world.advance(20.0)
+        request = world.send("chat", work=1.0)
+        while residency(world, "chat") is not Residency.STARTING:
+            world.advance(0.2)
+        assert told(world, Event.STEP, "images")[-1].startswith("freeing images")
+        # It works again before the other has taken its bytes.
+        again = world.send("images", work=0.5)
+        world.advance(60.0)
+        assert request.served is not None and again.served is not None
+        assert "once more, since others took its room meanwhile" in " ".join(told(world, Event.LAGGING, "chat"))
+        assert world.conductor.books["chat"].expected() == 12 * GIB
+
+
+def test_who_needs_more_than_its_file_says_is_given_more() -> None:
+    with machine([model("chat", vram=8 * GIB)]) as world:
+        world.audit.liars.add("chat")
+        world.machine.take("game", "gpu0", 7 * GIB)
+        world.machine.natures["chat"].footprint = 9 * GIB + GIB // 2
+        request = world.send("chat", work=1.0)
+        world.advance(30.0)
+        assert "once more with a margin" in " ".join(told(world, Event.LAGGING, "chat"))
+        assert world.conductor.books["chat"].expected() > 8 * GIB
+        assert request.served is None
+
+
+def test_who_was_refused_comes_in_as_soon_as_the_reason_is_gone() -> None:
+    with machine([model("long", vram=10 * GIB), model("other", vram=10 * GIB)], age_bound=1e6) as world:
+        busy = world.send("long", work=30.0)
+        world.advance(10.0)
+        other = world.send("other", work=1.0)
+        world.advance(1.0)
+        assert busy.served is not None and not other.ended
+        gone = busy.served + 30.0
+        world.advance(gone + 10.0 - world.now)
+        assert other.served is not None
+        # The drain is seen at once, and a stop and a load take no more than they take.
+        assert other.served - gone < 1.0 + 0.3 + 5.0 + 0.5
+
+
+def test_a_fleet_in_which_nothing_changes_is_not_measured_over_and_over_for_one_who_was_refused() -> None:
+    with machine([model("long", vram=10 * GIB), model("other", vram=10 * GIB)], age_bound=1e6) as world:
+        world.send("long", work=1000.0)
+        world.advance(10.0)
+        world.send("other", work=1.0)
+        world.advance(10.0)
+        before = world.machine.samples
+        world.advance(100.0)
+        # By the observer every 5 s, and by the slow look at who was refused every 2 s.
+        assert world.machine.samples - before <= 100 / 5 + 100 / 2 + 2
+
+
+def test_a_line_is_looked_at_again_the_moment_it_is_overdue() -> None:
+    with machine([model("long", vram=10 * GIB), model("other", vram=10 * GIB)], age_bound=33.3) as world:
+        world.conductor.books["other"].learned.observe_start(5.0)
+        world.send("long", work=1000.0)
+        world.advance(10.0)
+        request = world.send("other", work=1.0)
+        drained: list[float] = []
+        while not drained:
+            world.advance(0.05)
+            drained = [record.time for record in world.journal.all if record.message.startswith("stopping long")]
+        assert drained[0] - request.sent - 33.3 < 0.2
