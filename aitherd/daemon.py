@@ -68,6 +68,10 @@ class Daemon:
         self._ending = asyncio.Event()
         self._changed = asyncio.Event()
         self._status_code = 0
+        self._taken: Fleet | None = None
+        """The configuration that the last reload took over."""
+        self._refused = ""
+        """Why the configuration on disk is not the one in use."""
 
     async def run(self) -> int:
         """Serves until told to end; returns the exit status.
@@ -105,7 +109,9 @@ class Daemon:
             async def reload() -> None:
                 self._reload(conductor, routing)
 
-            service = BusService(bus, conductor, conductor.leasing, records, routing, reload, Authority(bus, user=user))
+            service = BusService(
+                bus, conductor, conductor.leasing, records, routing, reload, Authority(bus, user=user), log
+            )
             await service.start()
             conductor.subscribe(lambda _: self._changed.set())
             self._on_signals(conductor, routing)
@@ -132,17 +138,25 @@ class Daemon:
     def _reload(self, conductor: Conductor, routing: Routing) -> None:
         """Takes over the configuration on disk.
 
-        Raises ConfigurationRefused, which it has logged as well, and then nothing has changed.
+        Raises ConfigurationRefused, which it has logged as well, and then nothing has changed. `systemctl reload` comes
+        here twice, by its signal and by a call that brings the result: the second time there is nothing left to do.
         """
+        notify.reloading("reading the configuration")
         try:
             fleet = read_configuration(self._options.user)
-            conductor.apply(fleet)
-            routing.apply(fleet.tiers, fleet.upstreams)
+            if fleet != self._taken:
+                conductor.apply(fleet)
+                routing.apply(fleet.tiers, fleet.upstreams)
+                log.set_level(fleet.settings.log_level)
+                conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
+            self._taken, self._refused = fleet, ""
         except ConfigurationRefused as error:
-            self._log.error(f"the configuration on disk is not taken over: {error}")
+            if str(error) != self._refused:
+                self._log.error(f"the configuration on disk is not taken over: {error}")
+            self._refused = str(error)
             raise
-        log.set_level(fleet.settings.log_level)
-        conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
+        finally:
+            notify.ready(self._status(conductor))
 
     def _on_signals(self, conductor: Conductor, routing: Routing) -> None:
         loop = asyncio.get_running_loop()
@@ -190,7 +204,8 @@ class Daemon:
             for device in conductor.devices()
             if device.fresh
         ]
-        return "; ".join([", ".join(counts) or "no model is up", *devices, *conductor.problems()])
+        refused = [f"the configuration on disk is not in use: {line}" for line in self._refused.splitlines()[:1]]
+        return "; ".join([*refused, ", ".join(counts) or "no model is up", *devices, *conductor.problems()])
 
 
 def read_configuration(user: bool) -> Fleet:

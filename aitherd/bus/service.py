@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from sdbus import DbusFailedError, SdBus, SdBusBaseError
-from sdbus.dbus_proxy_async_interface_base import DbusExportHandle
+from sdbus.dbus_proxy_async_interface_base import DbusExportHandle, DbusInterfaceBaseAsync
 from sdbus.exceptions import SdBusRequestNameError
 from sdbus.sd_bus_internals import SdBusMessage, SdBusSlot
 
@@ -18,6 +18,8 @@ from aitherd.bus.announced import Announced, Announcer
 from aitherd.bus.authority import Authority
 from aitherd.bus.calls import BROKER, BROKER_PATH, Calls
 from aitherd.bus.device import DeviceObject
+from aitherd.bus.log_control import PATH as LOG_PATH
+from aitherd.bus.log_control import LogControl, LogControlObject
 from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
 from aitherd.bus.names import BUS_NAME, ROOT, device_path, model_path, upstream_path
@@ -43,6 +45,7 @@ class BusService:
         routes: Routes,
         reload: Callable[[], Awaitable[None]],
         authority: Authority,
+        log: LogControl,
     ) -> None:
         """`reload` takes over the configuration on disk, or raises ConfigurationRefused and changes nothing."""
         self._bus = bus
@@ -50,12 +53,13 @@ class BusService:
         self._calls = Calls(bus, authority)
         self._manager = ManagerObject(operations, leasing, records, routes, self._reloaded, self._calls)
         self._reload = reload
+        self._log = LogControlObject(log)
         self._announcer = Announcer(self._begin_turn)
         self._models: dict[str, ModelObject] = {}
         self._devices: dict[str, DeviceObject] = {}
         self._routes = routes
         self._upstreams: dict[str, UpstreamObject] = {}
-        self._exports: dict[Announced, DbusExportHandle] = {}
+        self._exports: dict[DbusInterfaceBaseAsync, DbusExportHandle] = {}
         self._subscriptions: list[Callable[[], None]] = []
         self._disconnected = asyncio.Event()
         self._disconnection: SdBusSlot | None = None
@@ -69,6 +73,7 @@ class BusService:
         # By the member alone: sdbus never finishes a subscription that names the local interface.
         self._disconnection = await self._bus.match_signal_async(None, None, None, "Disconnected", self._local)
         self._exports[self._manager] = self._manager.export_to_dbus(ROOT, self._bus)
+        self._exports[self._log] = self._log.export_to_dbus(LOG_PATH, self._bus)
         self._manager.remember()
         self._subscriptions = [self._operations.subscribe(self._changed), self._routes.subscribe(self._fared)]
         self._sync()
@@ -104,7 +109,13 @@ class BusService:
         self._subscriptions.clear()
         self._announcer.close()
         await self._calls.close()
-        for one in [*self._models.values(), *self._devices.values(), *self._upstreams.values(), self._manager]:
+        for one in [
+            *self._models.values(),
+            *self._devices.values(),
+            *self._upstreams.values(),
+            self._manager,
+            self._log,
+        ]:
             if handle := self._exports.pop(one, None):
                 self._end(handle)
         self._models.clear()

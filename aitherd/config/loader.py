@@ -18,6 +18,7 @@ from aitherd.config import tiers
 from aitherd.config.checks import Findings, build
 from aitherd.config.files import Unreadable, model_sources, read, settings_source
 from aitherd.config.fleet import Fleet, Model, Settings
+from aitherd.config.places import located
 from aitherd.config.problem import BadValue, Problem, shown, suggestion
 from aitherd.config.properties import RESOURCES, SERVICE
 from aitherd.config.written import ModelFile, SettingsFile, Written, check_name
@@ -66,11 +67,11 @@ def load(directories: Sequence[Path], *, user: bool, partial: bool) -> tuple[Fle
         chains = tiers.tiers(source.path, written, upstreams, files, asked, problems)
     broken = {problem.path for problem in problems if problem.error}
     if broken and (not partial or broken - {source.path for source in sources}):
-        return None, tuple(problems)
+        return None, located(problems)
     found = {name: model for name, model in found.items() if model.path not in broken}
     names = _names(found.values(), [])
     fleet = Fleet(settings, MappingProxyType(found), MappingProxyType(names), chains, upstreams)
-    return fleet, tuple(problems)
+    return fleet, located(problems)
 
 
 def _model(path: Path, settings: Settings, problems: list[Problem], *, user: bool) -> Model | None:

@@ -34,13 +34,14 @@ class Problem:
     error: bool = True
     """False for a note: the configuration is accepted."""
     line: int = 0
-    """1-based line where the TOML parser gives one, else 0."""
+    """1-based line where one can be told, else 0."""
     column: int = 0
+    """1-based column of a mistake of syntax, else 0."""
     detail: tuple[str, ...] = ()
     """Lines that prove the message, such as a sum; for reports, not part of `str()`."""
 
     def __str__(self) -> str:
-        place = f"{self.path}:{self.line}:{self.column}" if self.line else f"{self.path}"
+        place = ":".join([str(self.path), *(str(part) for part in (self.line, self.column) if part)])
         subject = f"{self.key} = {self.value}" if self.key and self.value else self.key or self.value
         text = f"{place}: {subject}: {self.message}" if subject else f"{place}: {self.message}"
         return printable(f"{text}; {self.remedy}" if self.remedy else text)

@@ -43,6 +43,8 @@ LEVELS = MappingProxyType(
     }
 )
 """Names of levels, syslog's (as `systemctl service-log-level` has them) and structlog's."""
+SYSLOG_NAMES = MappingProxyType({"critical": "crit", "error": "err"})
+"""What syslog calls the levels that structlog calls otherwise."""
 
 FIELD_LENGTH = 64
 NOT_IN_FIELDS = re.compile(r"[^A-Z0-9_]+")
@@ -50,6 +52,7 @@ RESERVED = frozenset({"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER"})
 
 
 _level = "info"
+_target = "console"
 
 
 def setup(level: str = "info") -> None:
@@ -57,13 +60,7 @@ def setup(level: str = "info") -> None:
 
     Raises ValueError for a name that is not in LEVELS.
     """
-    write = Journal().write if under_journal() else write_line
-    # The last processor writes: nothing is left to do for structlog's own loggers.
-    structlog.configure(
-        processors=[structlog.processors.format_exc_info, write],
-        logger_factory=structlog.ReturnLoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
+    set_target("journal" if under_journal() else "console")
     set_level(level)
 
 
@@ -73,12 +70,35 @@ def set_level(level: str) -> None:
     if level not in LEVELS:
         raise ValueError(f"{level!r} is not a log level; there are {', '.join(LEVELS)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]))
-    _level = level
+    _level = SYSLOG_NAMES.get(level, level)
 
 
 def get_level() -> str:
-    """The level as it was set last."""
+    """The level as it was set last, as syslog(3) names it."""
     return _level
+
+
+def set_target(target: str) -> None:
+    """From now on records go to the journal with their fields (`journal`), or as lines to stderr (`console`).
+
+    Raises ValueError for anything else. (org.freedesktop.LogControl1(5))
+    """
+    global _target  # noqa: PLW0603 - as above
+    if target not in ("journal", "console"):
+        raise ValueError(f"{target!r} is not where records can go; there are journal and console")
+    write = Journal().write if target == "journal" else write_line
+    # The last processor writes: nothing is left to do for structlog's own loggers.
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, write],
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    _target = target
+
+
+def get_target() -> str:
+    """Where records go."""
+    return _target
 
 
 def under_journal() -> bool:

@@ -58,7 +58,7 @@ def test_a_call_starts_the_daemon_from_nothing(station: Workstation) -> None:
     assert all(f'"{name}"' in listed.stdout for name in ("vision", "small", "hungry", "slow"))
     assert station.active("aitherd.service") == "active"
     shown = station.show("aitherd.service", "Type", "User", "WatchdogUSec", "StatusText")
-    assert (shown["Type"], shown["User"]) == ("notify", "aither")
+    assert (shown["Type"], shown["User"]) == ("notify-reload", "aither")
     assert shown["StatusText"]
     # Being asked does not start a model.
     assert station.active("aither-vision.service") == "inactive"
@@ -192,12 +192,24 @@ def test_a_reload_takes_new_models_and_refuses_broken_files_with_the_reason(stat
     station.model("another", "engine = 'exec'\nvram = 'some'\n")
     refused = station.systemctl("reload", "aitherd.service", check=False)
     assert refused.returncode != 0
-    assert "/etc/aither/models.d/another.toml" in station.guest.journal("-b", "-u", "aitherd.service")
+    place = "/etc/aither/models.d/another.toml:2: vram"
+    assert place in station.guest.journal("-b", "-u", "aitherd.service")
+    status = station.systemctl("status", "--no-pager", "--full", "aitherd.service").stdout
+    assert f'Status: "the configuration on disk is not in use: {place}' in status
     assert station.active("aitherd.service") == "active"
     assert station.property("another", "Residency") == 's "absent"'
     assert station.show("aither-small-engine.service", *STATE) == before
     station.guest.run("rm /etc/aither/models.d/another.toml; systemctl daemon-reload", check=True)
     station.systemctl("reload", "aitherd.service")
+
+
+def test_the_log_level_is_systemctls_to_set_and_roots_alone(station: Workstation) -> None:
+    station.systemctl("start", "aitherd.service")
+    level = "systemctl service-log-level aitherd.service"
+    assert station.guest.run(level, user="alice").stdout == "info\n"
+    station.guest.run(f"{level} debug", check=True)
+    assert station.guest.run(f"{level} info", user="alice").returncode != 0
+    assert station.guest.run(level, check=True).stdout == "debug\n"
 
 
 def test_who_may_ask_is_decided_by_polkit_and_the_sockets_group(station: Workstation) -> None:

@@ -13,6 +13,7 @@ from sdbus.sd_bus_internals import sd_bus_open_user
 
 from aitherd.bus.authority import Authority
 from aitherd.bus.service import BusService
+from aitherd.host import log
 from aitherd.proxy.routing import Routing
 from tests.native.bus.broker import Broker
 from tests.native.bus.client import Client
@@ -83,7 +84,7 @@ async def service(
 
         fleet.configure({**fleet.models, "newcomer": model("newcomer")})
 
-    one = BusService(connection, fleet, leasing, fleet.records, routing, reload, Authority(connection, user=True))
+    one = BusService(connection, fleet, leasing, fleet.records, routing, reload, Authority(connection, user=True), log)
     await one.start()
     yield one
     await one.stop()

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from xml.etree import ElementTree
 
 import pytest
 from sdbus.sd_bus_internals import sd_bus_open_system
 
 from aitherd.bus.authority import Authority
-from aitherd.bus.names import BUS_NAME, MANAGER, MODEL, ROOT, model_path
+from aitherd.bus.log_control import INTERFACE as LOG_CONTROL
+from aitherd.bus.log_control import PATH as LOG_PATH
+from aitherd.bus.names import BUS_NAME, MANAGER, MODEL, ROOT, device_path, model_path
 from aitherd.bus.service import BusService
+from aitherd.host import log
 from aitherd.proxy.routing import Routing
 from tests.native.bus.broker import POLKITD, Broker, Ran
 from tests.native.bus.fleet import SmallFleet, SmallLeasing
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
+
+READING = {"Plan", "ListModels", "ListLeases", "GetModel", "History"}
+"""The methods that change nothing. Any other, also one that is added later, must ask."""
+
+VALUES = {"s": ("vision",), "t": ("1",), "u": ("1",), "b": ("true",), "as": ("1", "vision"), "d": ("1",), "i": ("1",)}
+"""Arguments of a call that would do something, by type, as busctl takes them."""
 
 NOBODY_MAY_START_VISION = """
 polkit.addRule(function (action, subject) {
@@ -39,7 +49,9 @@ async def system_service(broker: Broker, fleet: SmallFleet) -> AsyncIterator[Bus
     async def reload() -> None:
         fleet.tell("")
 
-    one = BusService(bus, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(bus, user=False))
+    one = BusService(
+        bus, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(bus, user=False), log
+    )
     await one.start()
     broker.open_to_all()
     yield one
@@ -104,3 +116,77 @@ async def test_polkit_decides_by_action_and_model(
     assert fleet.stopped == []
     assert fleet.models["vision"].held
     assert fleet.models["0.5b-draft"].residency == "absent"
+
+
+async def own_members(broker: Broker, kind: str) -> list[tuple[str, str, ElementTree.Element]]:
+    """What the live introspection shows of all our objects: path, interface and the member's element."""
+    found = []
+    for path in (ROOT, model_path("vision"), device_path("gpu0"), LOG_PATH):
+        ran = await broker.run("busctl", "--system", "--xml-interface", "introspect", BUS_NAME, path, user=NOBODY)
+        for interface in ElementTree.fromstring(ran.out).iter("interface"):
+            if not interface.get("name", "").startswith("org.freedesktop.DBus."):
+                found += [(path, interface.get("name", ""), member) for member in interface.iter(kind)]
+    return found
+
+
+def arguments(method: ElementTree.Element) -> Iterator[str]:
+    """The signature and the values of a call."""
+    types = [argument.get("type", "") for argument in method.iter("arg") if argument.get("direction") == "in"]
+    if types:
+        yield "".join(types)
+    for one in types:
+        yield from VALUES[one]
+
+
+@pytest.mark.parametrize("polkit_runs", [True, False])
+async def test_every_method_that_changes_something_asks_first(
+    broker: Broker, fleet: SmallFleet, system_service: BusService, polkit_runs: bool
+) -> None:
+    if polkit_runs:
+        if not POLKITD.exists():
+            pytest.skip("no polkitd: install polkitd")
+        await broker.open_polkit("")
+    before = dict(fleet.models)
+    methods = await own_members(broker, "method")
+    asked = [one for one in methods if one[2].get("name") not in READING]
+    assert len(asked) >= 12 and {one[2].get("name") for one in methods} >= READING
+    for path, interface, method in asked:
+        name = method.get("name", "")
+        call = ("busctl", "--system", "call", BUS_NAME, path, interface, name, *arguments(method))
+        ran = await broker.run(*call, user=NOBODY)
+        assert ran.status != 0, name
+        assert "not allowed to " in ran.err, f"{name}: {ran.err}"
+        assert ("polkit does not answer" in ran.err) is not polkit_runs
+    assert fleet.models == before and fleet.stopped == []
+
+
+async def test_only_root_writes_properties(broker: Broker, system_service: BusService) -> None:
+    properties = await own_members(broker, "property")
+    writable = [one for one in properties if "write" in one[2].get("access", "")]
+    assert [one[2].get("name") for one in writable] == ["LogLevel", "LogTarget"]
+    before = log.get_level()
+    for path, interface, element in writable:
+        name = element.get("name", "")
+        ran = await broker.run(
+            *("busctl", "--system", "set-property", BUS_NAME, path, interface, name, "s", "debug"), user=NOBODY
+        )
+        assert ran.status != 0 and "denied" in ran.err.lower(), ran.err
+    assert log.get_level() == before
+
+
+async def test_root_sets_the_log_level_and_what_is_none_changes_nothing(
+    broker: Broker, system_service: BusService
+) -> None:
+    async def level(*value: str) -> str:
+        target = (BUS_NAME, LOG_PATH, LOG_CONTROL, "LogLevel")
+        if value:
+            await broker.run("busctl", "--system", "set-property", *target, "s", *value)
+        return (await broker.run("busctl", "--system", "get-property", *target)).out
+
+    before = log.get_level()
+    try:
+        assert await level("debug") == 's "debug"\n'
+        assert await level("loud") == 's "debug"\n'
+        assert log.get_level() == "debug"
+    finally:
+        log.set_level(before)

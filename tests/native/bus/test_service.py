@@ -20,6 +20,7 @@ from aitherd.bus.service import BusService
 from aitherd.conductor.records import Event
 from aitherd.core.words import Residency
 from aitherd.errors import HostFailure
+from aitherd.host import log
 from aitherd.proxy.routing import Routing
 from tests.native.bus.broker import Broker
 from tests.native.bus.client import BusError, Client
@@ -298,7 +299,7 @@ async def test_a_taken_name_is_refused_clearly(service: BusService, fleet: Small
         raise AssertionError("nobody asked for it")
 
     second = BusService(
-        bus, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(bus, user=True)
+        bus, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(bus, user=True), log
     )
     with pytest.raises(HostFailure, match=f"the name {BUS_NAME} is taken on this bus: another aitherd runs"):
         await second.start()
@@ -309,7 +310,14 @@ async def test_the_end_of_the_bus_is_noticed(broker: Broker, fleet: SmallFleet, 
         raise AssertionError("nobody asked for it")
 
     service = BusService(
-        connection, fleet, SmallLeasing(fleet), fleet.records, Routing(fleet), reload, Authority(connection, user=True)
+        connection,
+        fleet,
+        SmallLeasing(fleet),
+        fleet.records,
+        Routing(fleet),
+        reload,
+        Authority(connection, user=True),
+        log,
     )
     await service.start()
     noticed = asyncio.create_task(service.disconnected())

@@ -121,7 +121,10 @@ def test_a_mistake_in_a_model_file_is_told_with_key_value_and_remedy(
     assert (problem.path, problem.key, problem.value.replace("\n", "\\n")) == (path, key, value)
     assert message in problem.message
     assert remedy in problem.remedy
-    assert str(problem).startswith(f"{path}: {key}")
+    # What is missing is on no line.
+    assert str(problem).startswith(f"{path}:{problem.line}: {key}" if problem.line else f"{path}: {key}")
+    name = key.partition("[")[0].rpartition(".")[2]
+    assert name in path.read_text().split("\n")[problem.line - 1] if problem.line else name not in path.read_text()
     assert "\n" not in str(problem)
 
 

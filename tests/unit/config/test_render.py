@@ -82,7 +82,7 @@ def test_a_report_of_a_bad_configuration_shows_errors_first_and_refuses(etc: Etc
     lines = report(fleet, problems, CARD).splitlines()
     assert lines[0].startswith(f"error: {etc.models / 'b.toml'}:2:10: not TOML")
     assert lines[1:3] == ["    vram = 5 GiB", "             ^"]
-    assert any(line.startswith(f"note: {etc.models / 'a.toml'}: idle = ") for line in lines)
+    assert any(line.startswith(f"note: {etc.models / 'a.toml'}:") and ": idle = " in line for line in lines)
     assert lines[-1] == "The configuration is refused: 1 error, 1 note."
 
 
