@@ -13,7 +13,7 @@ from sdbus.sd_bus_internals import sd_bus_open_system
 from aitherd.bus.authority import Authority
 from aitherd.bus.log_control import INTERFACE as LOG_CONTROL
 from aitherd.bus.log_control import PATH as LOG_PATH
-from aitherd.bus.names import BUS_NAME, MANAGER, MODEL, ROOT, device_path, model_path
+from aitherd.bus.names import BUS_NAME, MANAGER, MODEL, ROOT, model_path
 from aitherd.bus.service import BusService
 from aitherd.host import log
 from aitherd.proxy.routing import Routing
@@ -22,7 +22,7 @@ from tests.native.bus.fleet import SmallFleet, SmallLeasing
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
-READING = {"Plan", "ListModels", "ListLeases", "GetModel", "History"}
+READING = {"Plan", "Route", "ListModels", "ListLeases", "GetModel", "History"}
 """The methods that change nothing. Any other, also one that is added later, must ask."""
 
 VALUES = {"s": ("vision",), "t": ("1",), "u": ("1",), "b": ("true",), "as": ("1", "vision"), "d": ("1",), "i": ("1",)}
@@ -119,13 +119,19 @@ async def test_polkit_decides_by_action_and_model(
 
 
 async def own_members(broker: Broker, kind: str) -> list[tuple[str, str, ElementTree.Element]]:
-    """What the live introspection shows of all our objects: path, interface and the member's element."""
+    """What the live introspection shows of an object of each kind: path, interface and the member's element."""
+    tree = await broker.run("busctl", "--system", "--list", "tree", BUS_NAME, user=NOBODY)
     found = []
-    for path in (ROOT, model_path("vision"), device_path("gpu0"), LOG_PATH):
+    seen = set()
+    # The last model is `vision`, the one that the arguments of calls mean.
+    for path in reversed(tree.out.split()):
         ran = await broker.run("busctl", "--system", "--xml-interface", "introspect", BUS_NAME, path, user=NOBODY)
         for interface in ElementTree.fromstring(ran.out).iter("interface"):
-            if not interface.get("name", "").startswith("org.freedesktop.DBus."):
-                found += [(path, interface.get("name", ""), member) for member in interface.iter(kind)]
+            name = interface.get("name", "")
+            if not name.startswith("org.freedesktop.DBus.") and name not in seen:
+                seen.add(name)
+                found += [(path, name, member) for member in interface.iter(kind)]
+    assert seen >= {MANAGER, MODEL, LOG_CONTROL}
     return found
 
 

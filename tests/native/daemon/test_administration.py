@@ -57,7 +57,7 @@ def test_the_log_level_is_systemctls_to_set(rig: Rig, http: httpx.Client) -> Non
     level("debug")
     assert level() == "debug"
     rig.ctl("stop", "quiet")
-    # systemd has not been told of this model, so there is no unit to follow the hold: nobody's trouble, but worth a line.
+    # systemd has not been told of this model, so no unit follows the hold: nobody's trouble, but worth a line.
     rig.ctl("hold", "quiet")
     rig.wait_for(lambda: "the model unit does not follow" in rig.manager.journal(*debugging), "what debugging shows")
     assert rig.manager.systemctl("service-log-target", "aitherd.service").stdout.strip() == "journal"
