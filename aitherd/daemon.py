@@ -35,6 +35,7 @@ from aitherd.errors import ConfigurationRefused, HostFailure
 from aitherd.host import journal, log, notify
 from aitherd.host.nvml import Nvml
 from aitherd.host.systemd import Systemd
+from aitherd.proxy.callers import Callers
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.routing import Routing
 from aitherd.proxy.server import Proxy
@@ -101,20 +102,27 @@ class Daemon:
             look = Outlooks(conductor.books, conductor.scheduler.execution.world, clock)
             routing = Routing(conductor, look=look, records=records, state=state_directory(user))
             routing.apply(conductor.fleet.tiers, conductor.fleet.upstreams)
+            callers = Callers(records)
+            callers.apply(conductor.fleet.callers)
             proxy = Proxy(
-                conductor, limits(conductor.fleet.settings), routing, leasing=conductor.leasing, records=records
+                conductor,
+                limits(conductor.fleet.settings),
+                routing,
+                callers,
+                leasing=conductor.leasing,
+                records=records,
             )
             await proxy.serve(list(proxy_sockets(user, passed)))
 
             async def reload() -> None:
-                self._reload(conductor, routing)
+                self._reload(conductor, routing, callers)
 
             service = BusService(
                 bus, conductor, conductor.leasing, records, routing, reload, Authority(bus, user=user), log
             )
             await service.start()
             conductor.subscribe(lambda _: self._changed.set())
-            self._on_signals(conductor, routing)
+            self._on_signals(conductor, routing, callers)
             notify.ready(self._status(conductor))
             self._log.info("aitherd is up", version=__version__, models=len(conductor.books), user=user)
             async with asyncio.TaskGroup() as group:
@@ -135,7 +143,7 @@ class Daemon:
             self._log.info("aitherd ends; engines run on")
             return self._status_code
 
-    def _reload(self, conductor: Conductor, routing: Routing) -> None:
+    def _reload(self, conductor: Conductor, routing: Routing, callers: Callers) -> None:
         """Takes over the configuration on disk.
 
         Raises ConfigurationRefused, which it has logged as well, and then nothing has changed. `systemctl reload` comes
@@ -147,6 +155,7 @@ class Daemon:
             if fleet != self._taken:
                 conductor.apply(fleet)
                 routing.apply(fleet.tiers, fleet.upstreams)
+                callers.apply(fleet.callers)
                 log.set_level(fleet.settings.log_level)
                 conductor.records.add(Event.CONFIGURATION, f"configuration read: {len(fleet.models)} models")
             self._taken, self._refused = fleet, ""
@@ -158,15 +167,15 @@ class Daemon:
         finally:
             notify.ready(self._status(conductor))
 
-    def _on_signals(self, conductor: Conductor, routing: Routing) -> None:
+    def _on_signals(self, conductor: Conductor, routing: Routing, callers: Callers) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor, routing)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, conductor, routing, callers)
 
-    def _hang_up(self, conductor: Conductor, routing: Routing) -> None:
+    def _hang_up(self, conductor: Conductor, routing: Routing, callers: Callers) -> None:
         with suppress(ConfigurationRefused):
-            self._reload(conductor, routing)
+            self._reload(conductor, routing, callers)
 
     async def _keep_alive(self) -> None:
         """Feeds the watchdog, from the loop that does the work: one that hangs feeds nothing."""

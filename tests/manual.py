@@ -18,10 +18,11 @@ from sdbus.dbus_proxy_async_method import DbusMethodAsync
 from sdbus.dbus_proxy_async_property import DbusPropertyAsync
 
 from aitherd.bus.introspection import OBJECTS
-from aitherd.config import written
+from aitherd.config import kinds
 from aitherd.config.properties import REFUSED, TABLES, Property
 from aitherd.config.units import duration_text, size_text
 from aitherd.config.written import ModelFile, ModelsSection, Written
+from aitherd.config.written import sections as sections_of_settings
 from aitherd.ctl.arguments import parser
 from aitherd.proxy.metrics import FAMILIES
 
@@ -35,34 +36,36 @@ COMMON = ("-h", "--user", "--system", "--json")
 """Options that every command has: said once, by hand."""
 
 NOUNS: tuple[tuple[Any, str], ...] = (
-    (written.Size, "size"),
-    (written.Duration, "duration"),
-    (written.Timeout, "duration above 0"),
-    (written.Endless, "duration, or infinity"),
-    (written.Count, "whole number"),
-    (written.Span, "whole number"),
-    (written.Port, "whole number"),
-    (written.Part, "number"),
-    (written.Flag, "true or false"),
-    (written.Line, "text"),
-    (written.Word, "text"),
-    (written.Name, "name"),
-    (written.Served, "text without blanks"),
-    (written.Health, "path"),
-    (written.Device, "device (gpu0, gpu1 and so on)"),
-    (written.Class, "one of"),
-    (written.EngineKind, "one of"),
-    (written.Ability, "one of"),
-    (written.Listen, "one of"),
-    (written.Level, "one of"),
-    (written.Way, "route"),
-    (written.Url, "URL"),
-    (written.Credential, "name"),
-    (written.File, "absolute path"),
-    (written.Price, "number"),
-    (written.Effort, "one of"),
-    (written.Leave, "one of"),
-    (written.Kind, "one of"),
+    (kinds.Size, "size"),
+    (kinds.Duration, "duration"),
+    (kinds.Timeout, "duration above 0"),
+    (kinds.Endless, "duration, or infinity"),
+    (kinds.Count, "whole number"),
+    (kinds.Span, "whole number"),
+    (kinds.Port, "whole number"),
+    (kinds.Part, "number"),
+    (kinds.Flag, "true or false"),
+    (kinds.Line, "text"),
+    (kinds.Word, "text"),
+    (kinds.Name, "name"),
+    (kinds.Served, "text without blanks"),
+    (kinds.Health, "path"),
+    (kinds.Device, "device (gpu0, gpu1 and so on)"),
+    (kinds.Class, "one of"),
+    (kinds.EngineKind, "one of"),
+    (kinds.Ability, "one of"),
+    (kinds.Listen, "one of"),
+    (kinds.Level, "one of"),
+    (kinds.Way, "route"),
+    (kinds.Url, "URL"),
+    (kinds.Credential, "name"),
+    (kinds.File, "absolute path"),
+    (kinds.Price, "number"),
+    (kinds.Effort, "one of"),
+    (kinds.Leave, "one of"),
+    (kinds.Kind, "one of"),
+    (kinds.Urgency, "one of"),
+    (kinds.Weight, "whole number"),
 )
 """What a value of each type is called; ranges and words come from the type itself."""
 
@@ -102,7 +105,7 @@ def escaped(text: str) -> str:
 
 
 def _settings() -> Iterator[str]:
-    for name, section in written.sections():
+    for name, section in sections_of_settings():
         yield f".SS [{name}]\n{escaped(section.__doc__ or '')}\n"
         yield from _keys(section)
 
@@ -148,7 +151,7 @@ def _default(hint: Any, field: FieldInfo) -> str:
         return f"Default: {field.alias} in section [models] of aitherd.toml."
     if value is None or value in ("", []):
         return "Default: none."
-    if hint == written.Size:
+    if hint == kinds.Size:
         return f"Default: {size_text(value)}."
     return f"Default: {duration_text(value) if isinstance(value, float) else value}."
 

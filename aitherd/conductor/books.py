@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from aitherd.conductor.launch import engine_unit, model_unit
 from aitherd.conductor.operations import ModelStatus
 from aitherd.config import Model
+from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.ledger import Accounts
 from aitherd.core.policy import DEFAULTS
@@ -25,7 +26,6 @@ from aitherd.core.words import (
     DeviceId,
     Endpoint,
     ModelView,
-    Priority,
     Residency,
     ResidencyClass,
     Seconds,
@@ -86,7 +86,7 @@ class Waiter:
     """Monotonic."""
     deadline: Seconds | None
     wants_claim: bool
-    priority: Priority = Priority.INTERACTIVE
+    caller: Caller = ANYBODY
 
 
 @dataclass(eq=False, slots=True)

@@ -30,13 +30,13 @@ from aitherd.conductor.scheduler import Scheduler
 from aitherd.conductor.steps import Steps
 from aitherd.conductor.store import State, Store, learning_key
 from aitherd.config import Fleet, Model, fitted
+from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.routing import Catalogue, nearest
 from aitherd.core.words import (
     DeviceView,
     Endpoint,
     Plan,
-    Priority,
     Refusal,
     Residency,
     ResidencyClass,
@@ -205,7 +205,7 @@ class Conductor:
     def look(self, model: str, method: str, path: str) -> Look | None:
         return self.books[model].look(method, path)
 
-    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
+    async def use(self, model: str, timeout: Seconds | None = None, caller: Caller = ANYBODY) -> Claim:
         book = self._known(model)
         claim = self.try_use(model)
         if claim is not None:
@@ -215,7 +215,7 @@ class Conductor:
         if not book.waiters:
             self.records.add(Event.DEMAND, f"a request wants {model}, which is {book.residency}", model=model)
         bound = self.fleet.settings.wait if timeout is None else timeout
-        claim = await demand.wait(book, claim=True, timeout=bound, limit=book.model.max_waiting, priority=priority)
+        claim = await demand.wait(book, claim=True, timeout=bound, limit=book.model.max_waiting, caller=caller)
         assert claim is not None
         return claim
 

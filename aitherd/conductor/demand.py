@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from aitherd.conductor.books import Book, Claim, Waiter
-from aitherd.core.queue import Line, displaced, turn
+from aitherd.core.callers import ANYBODY, Caller
+from aitherd.core.queue import Line, displaced, turns
 from aitherd.core.words import Priority, Residency, Seconds, format_seconds
 from aitherd.errors import AitherError, QueueFull, WaitedTooLong
 
@@ -19,19 +20,19 @@ async def wait(
     claim: bool,
     timeout: Seconds | None,
     limit: int | None,
-    priority: Priority = Priority.INTERACTIVE,
+    caller: Caller = ANYBODY,
 ) -> Claim | None:
     """Waits until `book` is ready; returns the claim if one is wanted.
 
-    `timeout` in seconds, None for ever; `limit` is the number of waiters at which one more is refused, or in the place
-    of an interactive one the youngest batch request. Raises QueueFull, WaitedTooLong or whatever the line was refused
-    with. Cancelling withdraws the demand.
+    `timeout` in seconds, None for ever; `limit` is the number of waiters at which one more is refused, or in its place
+    one that has less right to wait (`queue.displaced`). Raises QueueFull, WaitedTooLong or whatever the line was
+    refused with. Cancelling withdraws the demand.
     """
     if limit is not None and len(book.waiters) >= limit:
-        _make_way(book, priority)
+        _make_way(book, caller)
     loop = asyncio.get_running_loop()
     now = book.clock.monotonic()
-    waiter = Waiter(loop.create_future(), now, None if timeout is None else now + timeout, claim, priority)
+    waiter = Waiter(loop.create_future(), now, None if timeout is None else now + timeout, claim, caller)
     book.waiters.append(waiter)
     book.changed(book.name)
     timer = None if timeout is None else loop.call_later(timeout, _expire, book, waiter, timeout)
@@ -62,16 +63,16 @@ def line(book: Book, now: Seconds) -> Line:
         waiting=len(book.waiters),
         oldest_since=min((waiter.since for waiter in book.waiters), default=now),
         seconds=seconds,
-        batch=sum(waiter.priority is Priority.BATCH for waiter in book.waiters),
+        batch=sum(waiter.caller.priority is Priority.BATCH for waiter in book.waiters),
     )
 
 
 def serve(book: Book, why: str) -> None:
     """Ends the whole line with success; the model must be ready. `why` says how it came to be."""
     now = book.clock.monotonic()
-    served = sorted(book.waiters, key=lambda waiter: turn(waiter.priority))
+    waiters = list(book.waiters)
     book.waiters.clear()
-    for waiter in served:
+    for waiter in (waiters[at] for at in turns([waiter.caller for waiter in waiters])):
         if not waiter.future.done():
             waiter.future.set_result(book.begin_use(now - waiter.since, why) if waiter.wants_claim else None)
 
@@ -84,13 +85,12 @@ def refuse(book: Book, error: AitherError) -> None:
             waiter.future.set_exception(error)
 
 
-def _make_way(book: Book, newcomer: Priority) -> None:
+def _make_way(book: Book, newcomer: Caller) -> None:
     """Sends somebody away who waits in a full line. Raises QueueFull when that is the newcomer."""
     waiters = list(book.waiters)
-    at = displaced([waiter.priority for waiter in waiters], newcomer)
+    at = displaced([waiter.caller for waiter in waiters], newcomer)
     error = QueueFull(
-        f"{len(waiters)} requests wait for {book.name} already"
-        + (", and more pressing ones" if at is not None else ""),
+        f"{len(waiters)} requests wait for {book.name} already" + (", and they come first" if at is not None else ""),
         remedy="try again later, or raise max-waiting in its model file",
         retry_after=max(book.learned.start_seconds(), 1.0),
     )

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.words import (
     Bytes,
     DeviceId,
     DeviceView,
     Endpoint,
     Plan,
-    Priority,
     Refusal,
     Residency,
     ResidencyClass,
@@ -161,11 +161,11 @@ class Operations(Protocol):
         while no engine of `model` is up: nothing is loaded for it.
         """
 
-    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Use:
+    async def use(self, model: str, timeout: Seconds | None = None, caller: Caller = ANYBODY) -> Use:
         """A claim on `model`, brought in if need be.
 
-        `timeout` bounds the wait in seconds; None takes the configured bound. A batch request in a full line leaves
-        it, with QueueFull, for an interactive one. Cancelling the call withdraws the demand.
+        `timeout` bounds the wait in seconds; None takes the configured bound. `caller` asks: in a full line
+        somebody with less right to wait leaves it, with QueueFull. Cancelling the call withdraws the demand.
         Raises an AitherError that says why not: CannotFit, StartFailed, WaitedTooLong, QueueFull, Stopped…
         """
 

@@ -53,11 +53,13 @@ class Event(StrEnum):
     CONFIGURATION = "configuration"
     UPSTREAM = "upstream"
     """An upstream stopped answering, answers again, or cannot be used."""
+    CALLER = "caller"
+    """A caller's key cannot be read: who shows it is not let in."""
     BRIDGE = "bridge"
     """Another route of a tier answers while its local model is brought in."""
 
 
-WARNINGS = frozenset({Event.REFUSED, Event.LAGGING})
+WARNINGS = frozenset({Event.REFUSED, Event.LAGGING, Event.CALLER})
 ERRORS = frozenset({Event.FAILED, Event.QUARANTINED})
 
 

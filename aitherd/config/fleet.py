@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+from aitherd.core.callers import Rule
 from aitherd.core.policy import DEFAULTS as POLICY
 from aitherd.core.upstreams import Tier, Upstream
 from aitherd.core.words import HOST, Bytes, DeviceId, ResidencyClass, Seconds
@@ -137,6 +138,7 @@ class Fleet:
     """A model's name, or one that it serves -> the model."""
     tiers: Mapping[str, Tier] = field(default_factory=dict)
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
+    callers: Mapping[str, Rule] = field(default_factory=dict)
 
     def sized(self, totals: Mapping[DeviceId, Bytes]) -> Fleet:
         """The fleet with every `vram` in bytes, now that the sizes of the devices are known.

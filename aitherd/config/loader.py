@@ -15,13 +15,16 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from aitherd.config import tiers
+from aitherd.config.callers import callers
 from aitherd.config.checks import Findings, build
 from aitherd.config.files import Unreadable, model_sources, read, settings_source
 from aitherd.config.fleet import Fleet, Model, Settings
+from aitherd.config.kinds import check_name
 from aitherd.config.places import located
 from aitherd.config.problem import BadValue, Problem, shown, suggestion
 from aitherd.config.properties import RESOURCES, SERVICE
-from aitherd.config.written import ModelFile, SettingsFile, Written, check_name
+from aitherd.config.written import ModelFile, SettingsFile, Written
+from aitherd.core.callers import Rule
 from aitherd.core.upstreams import Tier, Upstream
 
 File = TypeVar("File", bound=Written)
@@ -62,15 +65,17 @@ def load(directories: Sequence[Path], *, user: bool, partial: bool) -> tuple[Fle
     files = {source.path.name.removesuffix(".toml") for source in sources if not source.masked}
     upstreams: Mapping[str, Upstream] = {}
     chains: Mapping[str, Tier] = {}
+    rules: Mapping[str, Rule] = {}
     if source is not None and written is not None:
         upstreams = tiers.upstreams(source.path, written, problems)
         chains = tiers.tiers(source.path, written, upstreams, files, asked, problems)
+        rules = callers(source.path, written, problems)
     broken = {problem.path for problem in problems if problem.error}
     if broken and (not partial or broken - {source.path for source in sources}):
         return None, located(problems)
     found = {name: model for name, model in found.items() if model.path not in broken}
     names = _names(found.values(), [])
-    fleet = Fleet(settings, MappingProxyType(found), MappingProxyType(names), chains, upstreams)
+    fleet = Fleet(settings, MappingProxyType(found), MappingProxyType(names), chains, upstreams, rules)
     return fleet, located(problems)
 
 

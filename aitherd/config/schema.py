@@ -47,6 +47,16 @@ can          = ["chat", "tools", "vision"]
 prompt-price = 2.50
 answer-price = 10.00
 """,
+    "callers.NAME": """\
+[callers.captions]
+user        = "captions"
+priority    = "batch"
+concurrency = 4
+
+[callers.laptop]
+key  = "laptop-key"
+rate = 60
+""",
 }
 """What the template shows of sections that have no defaults."""
 

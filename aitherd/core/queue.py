@@ -6,14 +6,17 @@ ends, is the conductor's business. A ready model has no line: its requests never
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from aitherd.core.callers import Caller
 from aitherd.core.policy import DEFAULTS, Policy
 from aitherd.core.words import Priority, Seconds
 
 QUICKEST: Seconds = 0.1
 """A load is never counted as quicker than this, so that an expected duration of 0 does not outweigh everything."""
+NOBODY: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,43 @@ def overdue_from(line: Line, policy: Policy = DEFAULTS) -> Seconds:
     return line.oldest_since + max(policy.age_bound, policy.age_loads * line.seconds)
 
 
-def displaced(line: Sequence[Priority], newcomer: Priority) -> int | None:
-    """Who leaves a full line, oldest first, for `newcomer`: the youngest batch request, for an interactive one only.
+def displaced(line: Sequence[Caller], newcomer: Caller) -> int | None:
+    """Who leaves a full line, oldest first, for a request of `newcomer`; None when that has to go away instead.
 
-    None when nobody does, and the newcomer has to go away.
+    The youngest batch request leaves for an interactive one. Among requests of one priority it is the youngest of the
+    caller with the most of them for its weight, if that has more than the newcomer would have: so that nobody can fill
+    a line alone, and two callers never take turns at displacing each other.
     """
-    if newcomer is not Priority.INTERACTIVE:
+    if newcomer.priority is Priority.INTERACTIVE:
+        batch = next((at for at in reversed(range(len(line))) if line[at].priority is Priority.BATCH), None)
+        if batch is not None:
+            return batch
+    equals = [caller for caller in line if caller.priority is newcomer.priority]
+    shares = {
+        caller.name: sum(one.name == caller.name for one in equals) / caller.weight
+        for caller in equals
+        if caller.name != newcomer.name
+    }
+    if not shares:
         return None
-    return next((at for at in reversed(range(len(line))) if line[at] is Priority.BATCH), None)
+    most = max(shares, key=lambda name: shares[name])
+    if shares[most] <= (sum(one.name == newcomer.name for one in equals) + 1) / newcomer.weight:
+        return None
+    return max(at for at, one in enumerate(line) if one.name == most and one.priority is newcomer.priority)
 
 
-def turn(priority: Priority) -> int:
-    """By what those who wait for one model are sorted before they are served: interactive before batch. Among equals
-    the oldest goes first."""
-    return 0 if priority is Priority.INTERACTIVE else 1
+def turns(line: Sequence[Caller], under_way: Mapping[str, int] = NOBODY) -> tuple[int, ...]:
+    """The places of a line, oldest first, in the order in which they are served.
+
+    Interactive requests come before batch ones. Among equals callers take turns by their weights, counting what each
+    has `under_way` already; of one caller's the oldest goes first.
+    """
+    count = dict(under_way)
+    places: list[tuple[bool, float, int]] = []
+    for at, caller in enumerate(line):
+        count[caller.name] = count.get(caller.name, 0) + 1
+        places.append((caller.priority is Priority.BATCH, count[caller.name] / caller.weight, at))
+    return tuple(at for _, _, at in sorted(places))
 
 
 def _rank(line: Line, now: Seconds, policy: Policy) -> tuple[float, float, str]:

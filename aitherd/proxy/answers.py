@@ -16,7 +16,7 @@ from aitherd.conductor.operations import ModelStatus
 from aitherd.core.upstreams import Tier
 from aitherd.core.words import Residency, Seconds
 from aitherd.errors import AitherError, UnknownModel
-from aitherd.proxy.refusals import WrongMethod
+from aitherd.proxy.refusals import Unauthorized, WrongMethod
 
 NO_TIERS: Mapping[str, Tier] = MappingProxyType({})
 RUNNING = frozenset({Residency.STARTING, Residency.READY, Residency.STOPPING})
@@ -57,6 +57,8 @@ def error_answer(error: AitherError) -> Answer:
     fields = b""
     if error.retry_after is not None:
         fields += b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after))
+    if isinstance(error, Unauthorized):
+        fields += b"WWW-Authenticate: Bearer\r\n"
     if isinstance(error, WrongMethod):
         fields += b"Allow: %b\r\n" % error.allow.encode()
     body = {

@@ -11,9 +11,11 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, cast
 
+from aitherd.core.callers import Peer, Standing
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError, ShuttingDown
 from aitherd.proxy.answers import Answer, error_answer
+from aitherd.proxy.callers import peer_of
 from aitherd.proxy.calls import CALLS
 from aitherd.proxy.event_stream import EventStream
 from aitherd.proxy.exchange import Context, Exchange
@@ -21,7 +23,7 @@ from aitherd.proxy.local import Local
 from aitherd.proxy.refusals import TooSlow, WrongMethod
 from aitherd.proxy.relay import Relay
 from aitherd.proxy.request_reader import RequestReader
-from aitherd.proxy.routes import Handling, find
+from aitherd.proxy.routes import HEALTH, Handling, find
 from aitherd.proxy.wire import END, RequestEvent, RequestHead, Switched
 
 
@@ -71,6 +73,12 @@ class ClientConnection(asyncio.Protocol):
         self._handling = False
         self._raw = False
         """After an upgrade request: what comes is not HTTP, unless the upgrade is declined."""
+        self._peer: Peer | None = None
+        """Who is at the other end, of a Unix socket."""
+        self._standing: Standing | None = None
+        """Whose the last request was."""
+        self._shown: tuple[bytes, int] = (b"", -1)
+        """What that showed, and the version of the callers that it was held against."""
         self._held: list[bytes] = []
         self._held_bytes: Bytes = 0
 
@@ -82,7 +90,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=limits.high_water)
         plug = transport.get_extra_info("socket")
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.kernel_buffer)
-        if plug.family != socket.AF_UNIX:
+        self._peer = peer_of(plug)
+        if self._peer is None:
             plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._context.arrived(self)
         self._deadline = monotonic() + limits.keep_alive
@@ -259,6 +268,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_since = monotonic()
         context = self._context
         try:
+            standing = self._whose(head)
             match = find(head.method, head.path)
         except WrongMethod as error:
             exchange = self._exchange = Exchange(context, self, head, None)
@@ -274,9 +284,26 @@ class ClientConnection(asyncio.Protocol):
             return
         exchange = self._exchange = _EXCHANGES[match.route.handling](context, self, head, match)
         try:
+            if standing is not None:
+                exchange.caller = standing.caller
+                if match.route.handling is not Handling.HERE:
+                    context.callers.enter(standing)
+                    exchange.standing = standing
             exchange.begin()
         except AitherError as error:
             exchange.refuse(error)
+
+    def _whose(self, head: RequestHead) -> Standing | None:
+        """Whose a request is; None for one that needs nobody. Raises Unauthorized."""
+        callers = self._context.callers
+        shown = (head.key, callers.version)
+        if self._standing is None or shown != self._shown:
+            if head.path == HEALTH:
+                # Whoever watches a machine needs no key to see that it lives.
+                return None
+            self._standing = callers.standing(self._peer, head.key)
+            self._shown = shown
+        return self._standing
 
     def _upgrade_asked(self, event: Switched) -> None:
         self._raw = True

@@ -16,9 +16,11 @@ import structlog
 
 from aitherd.conductor.operations import Leasing, Operations
 from aitherd.conductor.records import Records
+from aitherd.core.callers import ANYBODY, Caller, Standing
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError
 from aitherd.proxy.answers import Answer, error_answer
+from aitherd.proxy.callers import Callers
 from aitherd.proxy.events import Feed
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
@@ -84,6 +86,7 @@ class Context:
         limits: Limits,
         started: int,
         routing: Routing | None = None,
+        callers: Callers | None = None,
         leasing: Leasing | None = None,
         records: Records | None = None,
     ) -> None:
@@ -91,6 +94,7 @@ class Context:
         self.leasing = leasing
         self.records = records
         self.routing = routing or Routing(operations)
+        self.callers = callers or Callers()
         self.limits = limits
         self.started = started
         """Unix time."""
@@ -197,6 +201,7 @@ class Context:
                 f"{exchange.route}{about}: {status}, {outcome.value} after {exchange.seconds:.3f} s",
                 aither_event="request",
                 aither_model=exchange.model,
+                caller=exchange.caller.name,
                 route=exchange.route,
                 status=status,
                 outcome=outcome.value,
@@ -233,6 +238,9 @@ class Exchange:
     outcome: Outcome = _COMPLETE
     over = False
     tunnelling = False
+    standing: Standing | None = None
+    """Of whoever asks, while the request counts against its quota."""
+    caller: Caller = ANYBODY
 
     def __init__(self, context: Context, client: ClientSide, head: RequestHead, match: Match | None) -> None:
         self.context = context
@@ -315,5 +323,8 @@ class Exchange:
     def _end(self, outcome: Outcome) -> None:
         self.over = True
         self.outcome = outcome
+        standing, self.standing = self.standing, None
+        if standing is not None:
+            standing.leave()
         self.let_go()
         self.context.account(self)

@@ -11,6 +11,21 @@ class BadRequest(AitherError):
     status, code, dbus_name = 400, "invalid_request", "InvalidRequest"
 
 
+class Unauthorized(AitherError):
+    """Keys are configured, and the request over TCP has none of them."""
+
+    status, code, dbus_name = 401, "invalid_api_key", "Unauthorized"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, remedy="send a key of [callers] as `Authorization: Bearer KEY`")
+
+
+class OverQuota(AitherError):
+    """The caller has more requests under way, or has begun more in a minute, than its quota allows."""
+
+    status, code, dbus_name = 429, "rate_limit_exceeded", "OverQuota"
+
+
 class NoSuchRoute(AitherError):
     """The path is none of ours, or one that is never passed on."""
 

@@ -89,7 +89,7 @@ class Relay(Sending):
 
     async def _wait(self, bound: Seconds | None) -> None:
         try:
-            use = await self.context.operations.use(self.model, bound)
+            use = await self.context.operations.use(self.model, bound, self.caller)
         except AitherError as error:
             self._task = None
             self._failed(error, None)

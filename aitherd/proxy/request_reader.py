@@ -21,10 +21,11 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 _VERSIONS = frozenset({"1.1", "1.0"})
-_DROPPED, _READ = "dropped", "read"
+_DROPPED, _READ, _SHOWN = "dropped", "read", "shown"
+_BEARER = b"bearer "
 _KINDS = dict.fromkeys(HOP | {b"http2-settings"}, _DROPPED) | {
     # What a client shows to us is none of the engine's business.
-    b"authorization": _DROPPED, b"x-api-key": _DROPPED, b"api-key": _DROPPED,
+    b"authorization": _SHOWN, b"x-api-key": _SHOWN, b"api-key": _SHOWN,
     b"connection": _READ, b"host": _READ, b"content-length": _READ, b"transfer-encoding": _READ, b"expect": _READ,
     b"upgrade": _READ, b"content-type": _READ, b"content-encoding": _READ,
     b"x-aither-tier": _READ, b"x-aither-effort": _READ, b"x-aither-local": _READ,
@@ -103,6 +104,7 @@ class RequestReader(Reader):
             last.upgrade,
             last.fields,
             last.wish,
+            last.key,
         )
 
     def _decline(self) -> None:
@@ -176,6 +178,13 @@ class RequestReader(Reader):
                 fields += (name, b": ", value, b"\r\n")
             elif kind is _DROPPED:
                 continue
+            elif kind is _SHOWN:
+                key = value.strip()
+                if key[: len(_BEARER)].lower() == _BEARER:
+                    key = key[len(_BEARER) :].strip()
+                if head.key and head.key != key:
+                    raise self.refuse(BadRequest("a request shows one key"))
+                head.key = key
             elif low == b"host":
                 hosts += 1
                 if _HOST.fullmatch(value.strip()) is None:

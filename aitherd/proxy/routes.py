@@ -51,6 +51,7 @@ class Match:
     """The path to send to the engine."""
 
 
+HEALTH = b"/health"
 GET = (b"GET", b"HEAD")
 POST = (b"POST",)
 
@@ -68,7 +69,7 @@ FIXED: Mapping[bytes, Match] = MappingProxyType(
             Route("/v1/audio/transcriptions", Handling.FORM, POST),
             Route("/v1/audio/translations", Handling.FORM, POST),
             Route("/v1/models", Handling.HERE, GET),
-            Route("/health", Handling.HERE, GET),
+            Route(HEALTH.decode(), Handling.HERE, GET),
             Route("/running", Handling.HERE, GET),
             Route("/metrics", Handling.HERE, GET),
             Route("/events", Handling.EVENTS, GET),

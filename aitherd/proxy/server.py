@@ -12,6 +12,7 @@ from typing import Any
 from aitherd.conductor.operations import Leasing, Operations
 from aitherd.conductor.records import Records
 from aitherd.core.words import Seconds
+from aitherd.proxy.callers import Callers
 from aitherd.proxy.connection import ClientConnection
 from aitherd.proxy.exchange import Context
 from aitherd.proxy.limits import Limits
@@ -30,12 +31,16 @@ class Proxy:
         operations: Operations,
         limits: Limits | None = None,
         routing: Routing | None = None,
+        callers: Callers | None = None,
         *,
         leasing: Leasing | None = None,
         records: Records | None = None,
     ) -> None:
-        """`routing` knows the tiers; without one there are none. `leasing` and `records` are only shown."""
-        self._context = Context(operations, limits or Limits(), int(time()), routing, leasing, records)
+        """`routing` knows the tiers, `callers` who asks; without them there are no tiers, quotas and keys.
+
+        `leasing` and `records` are only shown.
+        """
+        self._context = Context(operations, limits or Limits(), int(time()), routing, callers, leasing, records)
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 

@@ -64,6 +64,8 @@ class RequestHead:
     fields: bytes
     """The header lines to pass on, complete."""
     wish: Wish | None = None
+    key: bytes = b""
+    """What the client shows to prove who it is (Authorization: Bearer, or x-api-key). Never passed on."""
 
     @property
     def has_body(self) -> bool:

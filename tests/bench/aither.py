@@ -15,7 +15,8 @@ import structlog
 import uvloop
 
 from aitherd.conductor.operations import ModelStatus
-from aitherd.core.words import DeviceView, Endpoint, Plan, Priority, Refusal, Seconds
+from aitherd.core.callers import ANYBODY, Caller
+from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Seconds
 from aitherd.errors import UnknownModel
 from aitherd.proxy.server import Proxy
 
@@ -55,7 +56,7 @@ class Ready:
         """Always."""
         return Claim(model, self._endpoint)
 
-    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
+    async def use(self, model: str, timeout: Seconds | None = None, caller: Caller = ANYBODY) -> Claim:
         """Always."""
         return Claim(model, self._endpoint)
 

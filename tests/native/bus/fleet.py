@@ -10,13 +10,13 @@ from typing import Any
 
 from aitherd.conductor.operations import Grant, Lease, ModelStatus, Use
 from aitherd.conductor.records import Event, Records
+from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.words import (
     Claim,
     DeviceView,
     Endpoint,
     Holder,
     Plan,
-    Priority,
     Refusal,
     RefusalKind,
     Residency,
@@ -124,7 +124,7 @@ class SmallFleet:
     def look(self, model: str, method: str, path: str) -> Use | None:
         raise NotImplementedError("the bus looks at no engine")
 
-    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Use:
+    async def use(self, model: str, timeout: Seconds | None = None, caller: Caller = ANYBODY) -> Use:
         raise NotImplementedError("the bus uses no model")
 
     async def start(self, model: str) -> None:

@@ -17,6 +17,7 @@ import uvloop
 
 from aitherd.conductor.records import Records
 from aitherd.core.words import Residency, ResidencyClass
+from aitherd.proxy.callers import Callers
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.routing import Routing
 from aitherd.proxy.server import Proxy
@@ -66,9 +67,11 @@ class House:
         )
         return engine
 
-    async def open(self, limits: Limits | None = None, routing: Routing | None = None) -> None:
-        """Starts a proxy, the first time or with other limits or tiers."""
-        proxy = Proxy(self.fleet, limits, routing, records=self.records)
+    async def open(
+        self, limits: Limits | None = None, routing: Routing | None = None, callers: Callers | None = None
+    ) -> None:
+        """Starts a proxy, the first time or with other limits, tiers or callers."""
+        proxy = Proxy(self.fleet, limits, routing, callers, records=self.records)
         self.path = self.directory / f"proxy{len(self.proxies)}.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))

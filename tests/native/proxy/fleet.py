@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from aitherd.conductor.books import Look
 from aitherd.conductor.operations import ModelStatus
-from aitherd.core.words import DeviceView, Endpoint, Plan, Priority, Refusal, Residency, ResidencyClass, Seconds
+from aitherd.core.callers import ANYBODY, Caller
+from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
 from aitherd.errors import AitherError, NotLoaded, Stopped, UnknownModel, WaitedTooLong
 
 
@@ -44,6 +45,8 @@ class Fleet:
     watts: float = 100.0
     """Of its only device."""
     listeners: list[Callable[[str], None]] = field(default_factory=list)
+    asked: list[tuple[str, Caller]] = field(default_factory=list)
+    """Models that were waited for, and by whom."""
 
     def add(
         self,
@@ -89,7 +92,8 @@ class Fleet:
             raise NotLoaded(f"{model} is {status.residency}")
         return Look(model, status.endpoint)
 
-    async def use(self, model: str, timeout: Seconds | None = None, priority: Priority = Priority.INTERACTIVE) -> Claim:
+    async def use(self, model: str, timeout: Seconds | None = None, caller: Caller = ANYBODY) -> Claim:
+        self.asked.append((model, caller))
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:

@@ -7,10 +7,13 @@ import pytest
 
 from aitherd.conductor import demand
 from aitherd.conductor.books import Book
+from aitherd.core.callers import Caller
 from aitherd.core.residency import Event
 from aitherd.core.words import Endpoint, Priority
 from aitherd.errors import QueueFull, StartFailed, WaitedTooLong
 from tests.unit.conductor.books import Hands, book
+
+CAPTIONS = Caller("captions", Priority.BATCH)
 
 
 def wait(line: Book, **changes: Any) -> asyncio.Task[Any]:
@@ -59,14 +62,14 @@ async def test_a_full_line_takes_no_more_and_says_when_to_come_back() -> None:
 
 async def test_in_a_full_line_a_person_takes_the_place_of_the_youngest_batch_request() -> None:
     line = book(Hands())
-    old, young, person = wait(line, priority=Priority.BATCH), wait(line, priority=Priority.BATCH), wait(line)
+    old, young, person = wait(line, caller=CAPTIONS), wait(line, caller=CAPTIONS), wait(line)
     await asyncio.sleep(0)
     second = wait(line)
-    with pytest.raises(QueueFull, match="more pressing") as full:
+    with pytest.raises(QueueFull, match="they come first") as full:
         await young
     assert full.value.retry_after is not None and full.value.status == 429
     with pytest.raises(QueueFull):
-        await wait(line, priority=Priority.BATCH)
+        await wait(line, caller=CAPTIONS)
     third = wait(line)
     with pytest.raises(QueueFull):
         await old
@@ -78,10 +81,26 @@ async def test_in_a_full_line_a_person_takes_the_place_of_the_youngest_batch_req
         (await task).release()
 
 
+async def test_one_caller_cannot_keep_others_out_of_a_line() -> None:
+    line = book(Hands())
+    greedy, other = Caller("greedy"), Caller("other")
+    waiting = [wait(line, caller=greedy) for _ in range(3)]
+    await asyncio.sleep(0)
+    late = wait(line, caller=other)
+    with pytest.raises(QueueFull, match="3 requests wait"):
+        await waiting[2]
+    with pytest.raises(QueueFull):
+        await wait(line, caller=greedy)
+    up(line)
+    demand.serve(line, "loaded")
+    for task in (*waiting[:2], late):
+        (await task).release()
+
+
 async def test_a_person_is_served_before_a_batch_request_that_came_first() -> None:
     line = book(Hands())
     served: list[str] = []
-    batch, person = wait(line, priority=Priority.BATCH), wait(line)
+    batch, person = wait(line, caller=CAPTIONS), wait(line)
     batch.add_done_callback(lambda _: served.append("batch"))
     person.add_done_callback(lambda _: served.append("person"))
     await asyncio.sleep(0)

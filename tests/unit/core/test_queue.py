@@ -5,12 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aitherd.core.callers import Caller
 from aitherd.core.policy import Policy
-from aitherd.core.queue import Line, displaced, order, turn
+from aitherd.core.queue import Line, displaced, order, turns
 from aitherd.core.words import Priority
 
 NOW = 1000.0
-INTERACTIVE, BATCH = Priority.INTERACTIVE, Priority.BATCH
+INTERACTIVE, BATCH = Caller("person"), Caller("captions", Priority.BATCH)
+callers = st.builds(Caller, st.sampled_from(["a", "b", "c"]), st.sampled_from(Priority), st.integers(1, 3))
 lines = st.lists(
     st.builds(
         lambda model, people, batch, since, seconds: Line(model, people + batch, since, seconds, batch),
@@ -68,15 +70,55 @@ def test_in_a_full_line_the_youngest_batch_request_makes_way_for_a_person_and_fo
     assert displaced([INTERACTIVE, BATCH], BATCH) is None
 
 
-@given(st.lists(st.sampled_from(Priority)), st.sampled_from(Priority))
-def test_no_interactive_request_is_ever_displaced(line: list[Priority], newcomer: Priority) -> None:
+@given(st.lists(callers), callers)
+def test_nobody_is_displaced_by_one_with_less_right_to_wait(line: list[Caller], newcomer: Caller) -> None:
     at = displaced(line, newcomer)
-    assert at is None or (line[at] is BATCH and newcomer is INTERACTIVE and BATCH not in line[at + 1 :])
+    if at is None:
+        return
+    leaves = line[at]
+    assert leaves.priority is Priority.BATCH or newcomer.priority is Priority.INTERACTIVE
+    assert all(one.name != leaves.name or one.priority is not leaves.priority for one in line[at + 1 :]) or (
+        leaves.priority is not newcomer.priority
+    )
+    if leaves.priority is newcomer.priority:
+        assert leaves.name != newcomer.name
 
 
-def test_who_waits_for_the_same_model_is_served_by_priority_and_then_by_age() -> None:
-    waiting = [("a", BATCH), ("b", INTERACTIVE), ("c", BATCH), ("d", INTERACTIVE)]
-    assert [name for name, _ in sorted(waiting, key=lambda one: turn(one[1]))] == ["b", "d", "a", "c"]
+@given(st.lists(st.sampled_from([Caller("a"), Caller("b", weight=2), Caller("c")]), min_size=6, max_size=12), st.data())
+def test_displacing_comes_to_an_end(line: list[Caller], data: st.DataObject) -> None:
+    people = sorted({*line, Caller("d")}, key=lambda one: one.name)
+    for _ in range(200):
+        moved = False
+        for newcomer in people:
+            if (at := displaced(line, newcomer)) is not None:
+                line = [*line[:at], *line[at + 1 :], newcomer]
+                moved = True
+        if not moved:
+            break
+    else:
+        raise AssertionError("callers displace each other for ever")
+    assert {one.name for one in line} == {one.name for one in people}
+
+
+def test_one_caller_cannot_fill_a_line_alone() -> None:
+    greedy, other, heavy = Caller("greedy"), Caller("other"), Caller("heavy", weight=3)
+    assert displaced([greedy] * 4, greedy) is None
+    assert displaced([greedy] * 4, other) == 3
+    assert displaced([greedy, greedy, other, other], other) is None
+    assert displaced([greedy, greedy, heavy, heavy], greedy) is None
+    assert displaced([greedy, greedy, heavy, heavy], heavy) == 1
+
+
+def test_who_waits_for_the_same_model_is_served_by_priority_then_in_turns_then_by_age() -> None:
+    a, b, batch = Caller("a"), Caller("b", weight=2), Caller("c", Priority.BATCH)
+    assert turns([batch, a, a, a, b, b, b, b]) == (4, 1, 5, 6, 2, 7, 3, 0)
+    assert turns([a, b], {"a": 0, "b": 4}) == (0, 1)
+    assert turns([a, b], {"a": 2, "b": 1}) == (1, 0)
+
+
+@given(st.lists(callers))
+def test_everybody_is_served_once(line: list[Caller]) -> None:
+    assert sorted(turns(line)) == list(range(len(line)))
 
 
 @given(lines)
