@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from enum import StrEnum
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Protocol
-
-import structlog
 
 from aitherd.conductor.operations import Leasing, Operations
 from aitherd.conductor.records import Records
 from aitherd.core.callers import ANYBODY, Caller, Standing
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError
+from aitherd.proxy.access import AccessLog, Outcome
 from aitherd.proxy.answers import Answer, error_answer
 from aitherd.proxy.callers import Callers
 from aitherd.proxy.events import Feed
@@ -32,20 +30,6 @@ from aitherd.proxy.wire import RequestHead
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _RENAMES_FOR: Seconds = 1.0
-_RECORDS_AT_ONCE = 32
-_RECORDS_LATE: Seconds = 0.05
-
-
-class Outcome(StrEnum):
-    """How an exchange ended. Every exchange ends once."""
-
-    COMPLETE = "complete"
-    """With a whole answer, be it an error."""
-    LEFT = "client left"
-    BROKEN = "upstream broke off"
-    """In the middle of the answer, which the client sees as a connection that is cut."""
-
-
 _COMPLETE: Final = Outcome.COMPLETE
 
 
@@ -100,6 +84,7 @@ class Context:
         """Unix time."""
         self.pool = Pool(limits)
         self.metrics = Metrics()
+        self.access = AccessLog(self.metrics, limits)
         self.events = Feed(operations, records, self.scene, limits, started)
         self.draining = False
         self.clients: set[ClientSide] = set()
@@ -109,10 +94,6 @@ class Context:
         self.no_clients.set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._renames: dict[str, tuple[Seconds, str | None]] = {}
-        self._ended: list[Exchange] = []
-        """Neither counted nor recorded yet."""
-        self._recording: asyncio.TimerHandle | None = None
-        self._log = structlog.get_logger("aitherd.access")
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs `work`, which handles its own errors, until it ends or the proxy is drained."""
@@ -163,55 +144,10 @@ class Context:
         return self.rename(model) or model
 
     def account(self, exchange: Exchange) -> None:
-        """Takes note of an exchange that ended.
-
-        Counting and recording cost as much as relaying, so they are done for several at a time, a moment later.
-        """
+        """Takes note of an exchange that ended."""
         exchange.seconds = monotonic() - exchange.began
         self.metrics.in_flight -= 1
-        self._ended.append(exchange)
-        if len(self._ended) >= _RECORDS_AT_ONCE:
-            self.record()
-        elif self._recording is None:
-            self._recording = asyncio.get_running_loop().call_later(_RECORDS_LATE, self.record)
-
-    def record(self) -> None:
-        """Counts and records, without their content, the exchanges that have ended."""
-        if self._recording is not None:
-            self._recording.cancel()
-            self._recording = None
-        ended, self._ended = self._ended, []
-        log = self._log.bind()
-        for exchange in ended:
-            outcome = exchange.outcome
-            status = exchange.status
-            counted = status if outcome is _COMPLETE else 499 if outcome is Outcome.LEFT else 502
-            self.metrics.count(
-                exchange.model,
-                exchange.route,
-                counted,
-                exchange.seconds,
-                exchange.first_byte,
-                exchange.waited,
-                exchange.received,
-                exchange.sent,
-            )
-            about = f" for {exchange.model}" if exchange.model else ""
-            log.info(
-                f"{exchange.route}{about}: {status}, {outcome.value} after {exchange.seconds:.3f} s",
-                aither_event="request",
-                aither_model=exchange.model,
-                caller=exchange.caller.name,
-                route=exchange.route,
-                status=status,
-                outcome=outcome.value,
-                waited=exchange.waited,
-                first_byte=exchange.first_byte,
-                received=exchange.received,
-                sent=exchange.sent,
-                seconds=exchange.seconds,
-                **exchange.said,
-            )
+        self.access.add(exchange)
 
 
 class Exchange:
@@ -273,7 +209,7 @@ class Exchange:
     def client_lost(self) -> None:
         """The client is gone."""
         if not self.over:
-            self._end(_COMPLETE if self.tunnelling else Outcome.LEFT)
+            self._end(Outcome.COMPLETE if self.tunnelling else Outcome.LEFT)
 
     def tick(self, now: Seconds) -> None:
         """Time has passed; `now` is monotonic."""

@@ -52,6 +52,8 @@ class Limits:
     comment_interval: Seconds = 10.0
     """How often a stream that waits for its model is told so."""
 
+    records: int = 200
+    """How many requests of a second are recorded one by one; journald takes 10,000 records of a service in 30 s."""
     event_pause: Seconds = 0.25
     """How long changes are collected before listeners of `/events` are told."""
     event_interval: Seconds = 1.0

@@ -90,7 +90,7 @@ class Local(Exchange):
         await asyncio.to_thread(import_module, "aitherd.proxy.exposition")
         from aitherd.proxy.exposition import content_type, exposition
 
-        self.context.record()
+        self.context.access.write()
         accept = self.head.field(b"accept").decode("latin-1")
         pieces: list[bytes] = []
         for piece in exposition(self.context.metrics, self.context.scene(), accept):

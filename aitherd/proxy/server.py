@@ -83,7 +83,7 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._context.routing.close()
         self._context.pool.close()
-        self._context.record()
+        self._context.access.close()
         # Transports that were told to close do so in the loop's next turns.
         await asyncio.sleep(0)
         if self._timer is not None:

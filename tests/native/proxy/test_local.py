@@ -9,6 +9,7 @@ import structlog
 
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.errors import CannotFit
+from aitherd.proxy.limits import Limits
 from tests.native.proxy.conftest import House
 from tests.native.proxy.fleet import failing
 from tests.native.proxy.wires import Client, Reply, until
@@ -174,3 +175,23 @@ async def test_requests_leave_one_record_each_without_content(house: House) -> N
     assert record.items() >= expected.items()
     assert record["seconds"] >= record["first_byte"] > 0
     assert "xyzzy" not in str(record)
+
+
+async def test_requests_in_a_flood_are_summed_and_counted_one_by_one(house: House) -> None:
+    await house.model("vision")
+    await house.open(Limits(records=3))
+    with structlog.testing.capture_logs() as records:
+        async with await house.client() as client:
+            for _ in range(100):
+                client.post("/v1/completions", b'{"model":"vision"}')
+                await client.reply()
+            metrics = (await get(client, "/metrics")).body.decode()
+        house.proxy.close_listeners()
+        await house.proxy.drain(1)
+    assert 'aither_requests_total{code="200",model="vision",route="/v1/completions"} 100.0' in metrics
+    alone = [one for one in records if one["aither_event"] == "request" and one["aither_model"]]
+    summed = [one for one in records if one["aither_event"] == "requests" and one["aither_model"]]
+    assert len(alone) + sum(one["requests"] for one in summed) == 100
+    assert len(records) < 50
+    assert {(one["status"], one["outcome"]) for one in summed} == {(200, "complete")}
+    assert sum(one["received"] for one in summed) == 18 * sum(one["requests"] for one in summed)
