@@ -99,7 +99,8 @@ class Daemon:
             )
             passed = notify.listen_sockets()
             await conductor.open(self._faults, descriptors(passed))
-            look = Outlooks(conductor.books, conductor.scheduler.execution.world, clock)
+            scheduler = conductor.scheduler
+            look = Outlooks(conductor.books, scheduler.forecast, scheduler.execution.world, clock)
             routing = Routing(conductor, look=look, records=records, state=state_directory(user))
             routing.apply(conductor.fleet.tiers, conductor.fleet.upstreams)
             callers = Callers(records)

@@ -79,6 +79,12 @@ class WaitedTooLong(AitherError):
     status, code, dbus_name = 503, "wait_timeout", "TimedOut"
 
 
+class Hopeless(AitherError):
+    """The model cannot be ready within the time that the request has left, so it does not wait for that to pass."""
+
+    status, code, dbus_name = 503, "deadline_hopeless", "Hopeless"
+
+
 class QueueFull(AitherError):
     """Too many requests wait for this model already."""
 

@@ -87,6 +87,8 @@ class Waiter:
     deadline: Seconds | None
     wants_claim: bool
     caller: Caller = ANYBODY
+    doubted: Seconds | None = None
+    """Since when it has looked as if the model will be ready too late for it, monotonic."""
 
 
 @dataclass(eq=False, slots=True)
@@ -306,6 +308,23 @@ class Book:
             )
             for rung in self.engine.ladder(self.model.command, {})
         )
+
+    def rise(self, *, best: bool = False) -> Seconds:
+        """Expected until it is ready, room for it being made already; with `best`, if all goes as quickly as it ever
+        was seen to, so 0 where it never was."""
+        if self.level:
+            # Asleep, or waking.
+            prior = next(
+                (rung.wake for rung in self.ladder() if rung.level == self.level), self.learned.start_seconds()
+            )
+            seconds = self.learned.quickest_wake(self.level) if best else prior
+        else:
+            seconds = self.learned.quickest_start() if best else self.learned.start_seconds()
+        if self.residency is Residency.STARTING:
+            return max(seconds - (self.clock.unix() - self.since_unix), 0.0)
+        if self.residency is Residency.STOPPING and not best:
+            return seconds + self.learned.stop_seconds()
+        return seconds
 
     def backing_off(self) -> BackingOff | None:
         """What a request is told while the model is not tried again yet; None when it is."""

@@ -51,6 +51,9 @@ class Deferral:
     def __bool__(self) -> bool:
         return bool(self._refused)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._refused
+
     def add(self, name: str, now: Seconds, seen: Look, until: Seconds) -> None:
         """`name` was refused by what was `seen`; at `until` the answer may be another even if nothing changes."""
         self._refused[name] = _Refused(now, min(until, now + LATEST), seen)

@@ -9,9 +9,11 @@ import asyncio
 
 from aitherd.conductor.books import Book, Claim, Waiter
 from aitherd.core.callers import ANYBODY, Caller
+from aitherd.core.forecast import doubted, hopeless
+from aitherd.core.policy import Policy
 from aitherd.core.queue import Line, displaced, turns
-from aitherd.core.words import Priority, Residency, Seconds, format_seconds
-from aitherd.errors import AitherError, QueueFull, WaitedTooLong
+from aitherd.core.words import Priority, Seconds, format_seconds
+from aitherd.errors import AitherError, Hopeless, QueueFull, WaitedTooLong
 
 
 async def wait(
@@ -55,14 +57,11 @@ async def wait(
 
 def line(book: Book, now: Seconds) -> Line:
     """Those who wait for `book`, as the order of the lines is decided by."""
-    seconds = book.learned.start_seconds()
-    if book.residency is Residency.SLEEPING:
-        seconds = next((rung.wake for rung in book.ladder() if rung.level == book.level), seconds)
     return Line(
         model=book.name,
         waiting=len(book.waiters),
         oldest_since=min((waiter.since for waiter in book.waiters), default=now),
-        seconds=seconds,
+        seconds=book.rise(),
         batch=sum(waiter.caller.priority is Priority.BATCH for waiter in book.waiters),
     )
 
@@ -75,6 +74,36 @@ def serve(book: Book, why: str) -> None:
     for waiter in (waiters[at] for at in turns([waiter.caller for waiter in waiters])):
         if not waiter.future.done():
             waiter.future.set_result(book.begin_use(now - waiter.since, why) if waiter.wants_claim else None)
+
+
+def give_up(book: Book, best: Seconds, now: Seconds, policy: Policy) -> Seconds | None:
+    """Ends the wait of those for whom `book` cannot be ready in time, although it be so in `best` seconds.
+
+    Returns the monotonic instant at which the next one could be given up; None when none ever will.
+    """
+    due: list[Seconds] = []
+    for waiter in list(book.waiters):
+        waiter.doubted = doubted(now + best, waiter.deadline, waiter.doubted, now)
+        if waiter.deadline is None or waiter.future.done():
+            continue
+        if waiter.doubted is None:
+            due.append(waiter.deadline - best)
+        elif not hopeless(waiter.doubted, now, policy):
+            due.append(waiter.doubted + policy.doubt)
+        else:
+            # Where the load alone takes longer than anybody would wait, it goes on for those who come back.
+            book.wanted = book.wanted or waiter.deadline - waiter.since < book.rise(best=True)
+            book.waiters.remove(waiter)
+            book.changed(book.name)
+            left = format_seconds(max(waiter.deadline - now, 0.0))
+            waiter.future.set_exception(
+                Hopeless(
+                    f"{book.name} cannot be ready within the {left} left: it takes {format_seconds(best)} at best",
+                    remedy="try again later, or raise wait in aitherd.toml",
+                    retry_after=max(best, 1.0),
+                )
+            )
+    return min(due, default=None)
 
 
 def refuse(book: Book, error: AitherError) -> None:

@@ -283,4 +283,7 @@ class Execution:
                 self.later(book.name)
                 demand.refuse(book, DeviceBlind(refusal.why, retry_after=BLIND_RETRY))
             case _:
+                if not book.waiters and not book.comes_back:
+                    # It would have come in for those who come back. It does not come in, so nobody insists.
+                    book.wanted = False
                 self.later(book.name)

@@ -18,6 +18,7 @@ from aitherd.conductor.deferral import Deferral, Look
 from aitherd.conductor.execution import Execution
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.meter import Meter
+from aitherd.conductor.outlook import Forecast
 from aitherd.conductor.records import Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.steps import Steps
@@ -31,6 +32,8 @@ from aitherd.errors import ShuttingDown, StartFailed
 
 RELIEF_PAUSE: Seconds = 3.0
 """So long a device may have less left than its reserve before somebody gives way, and before the next one does."""
+HOPE_PAUSE: Seconds = 0.5
+"""It is not looked more often than this for those who wait in vain."""
 NOTHING: frozenset[DeviceId] = frozenset()
 
 
@@ -58,6 +61,9 @@ class Scheduler:
         self.execution = Execution(
             books, meter, steps, rise, self._transitions, self._deferral, granting.leases, records, clock, settings
         )
+        self.forecast = Forecast(books, self.execution, self._transitions, self._deferral, clock)
+        self._looked: Seconds = float("-inf")
+        """When it was last looked for those who wait in vain."""
         self._short_since: dict[DeviceId, Seconds] = {}
         """Since when a device has had less left than its reserve, or was last relieved."""
 
@@ -111,6 +117,7 @@ class Scheduler:
         self._assign_stops()
         claimed = self._assign_leases(look, now, due)
         self._assign_demands(claimed, look, now, due)
+        self._end_hopeless(now, due)
         self._assign_idle(now, due)
         self._relieve_devices(now, due)
         return min(due, default=None)
@@ -169,6 +176,21 @@ class Scheduler:
                 self._deferral.drop(name)
                 self._spawn(book, self.execution.bring_in(book))
             claimed |= scope
+
+    def _end_hopeless(self, now: Seconds, due: list[Seconds]) -> None:
+        """Ends the wait of those whose models cannot be ready in time, whatever happens: they go elsewhere at once."""
+        waited_for = [book for book in self._books.values() if any(one.deadline is not None for one in book.waiters)]
+        if not waited_for:
+            return
+        if now < self._looked + HOPE_PAUSE:
+            due.append(self._looked + HOPE_PAUSE)
+            return
+        self._looked = now
+        best = self.forecast.ready_in(best=True)
+        for book in waited_for:
+            instant = demand.give_up(book, best.get(book.name, 0.0), now, self.execution.policy())
+            if instant is not None:
+                due.append(instant)
 
     def _assign_idle(self, now: Seconds, due: list[Seconds]) -> None:
         """Models that have been idle for their time."""

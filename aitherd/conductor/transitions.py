@@ -28,6 +28,10 @@ class Transitions:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def owned(self, name: str) -> frozenset[DeviceId]:
+        """The devices that the transition of `name` owns; none when none runs."""
+        return self._owned.get(name, frozenset())
+
     def free(self, scope: frozenset[DeviceId]) -> bool:
         """Whether no transition owns any of these devices."""
         return not any(scope & owned for owned in self._owned.values())

@@ -63,6 +63,14 @@ class Learned:
         """Expected cold start."""
         return _slow(self.starts, START_PRIOR)
 
+    def quickest_start(self) -> Seconds:
+        """The quickest cold start that was seen; 0 before the first."""
+        return min(self.starts, default=0.0)
+
+    def quickest_wake(self, level: int) -> Seconds:
+        """The quickest wake from sleep `level` that was seen; 0 before the first."""
+        return min(self.wakes.get(level, ()), default=0.0)
+
     def stop_seconds(self) -> Seconds:
         """Expected time from the stop, drained, until the bytes are back."""
         return _slow(self.stops, STOP_PRIOR)

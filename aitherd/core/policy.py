@@ -30,6 +30,8 @@ class Policy:
     """The same in loads of its model: one that needs a minute to load is not overdue after 20 s."""
     batch_weight: float = 0.25
     """A batch request weighs so many interactive ones. The age bound is the same for both."""
+    doubt: Seconds = 1.0
+    """A request leaves when it has looked for this long as if its model could not be ready in time at best."""
     urgent: bool = False
     """The decision is for an overdue line: young models give way, and those that work may be drained for it."""
     patience: Seconds = 10.0

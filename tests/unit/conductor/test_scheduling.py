@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aitherd.conductor.outlook import Outlooks
 from aitherd.conductor.records import Event
 from aitherd.config import Model
 from aitherd.core.words import Residency
+from aitherd.errors import Hopeless
 from tests.simulator.engines import Nature
 from tests.simulator.world import World, fleet, model
 
@@ -146,3 +148,83 @@ def test_a_line_is_looked_at_again_the_moment_it_is_overdue() -> None:
             world.advance(0.05)
             drained = [record.time for record in world.journal.all if record.message.startswith("stopping long")]
         assert drained[0] - request.sent - 33.3 < 0.2
+
+
+def learned(world: World, **seconds: float) -> None:
+    """The models have started in so many seconds before."""
+    for name, took in seconds.items():
+        world.conductor.books[name].learned.observe_start(took)
+
+
+def test_a_request_whose_model_cannot_be_ready_in_time_leaves_at_once_and_the_load_goes_on() -> None:
+    with machine([model("slow", vram=4 * GIB)], load=40.0) as world:
+        learned(world, slow=40.0)
+        request = world.send("slow", work=1.0, timeout=20.0)
+        patient = world.send("slow", work=1.0, timeout=60.0)
+        world.advance(3.0)
+        assert isinstance(request.error, Hopeless) and request.error.retry_after is not None
+        assert request.error.status == 503 and 30.0 < request.error.retry_after <= 40.0
+        assert not patient.ended
+        world.advance(50.0)
+        assert patient.served is not None
+
+
+def test_when_the_load_alone_takes_too_long_for_everybody_it_goes_on_for_those_who_come_back() -> None:
+    with machine([model("busy", vram=4 * GIB), model("slow", vram=4 * GIB)], load=40.0) as world:
+        learned(world, slow=40.0)
+        world.send("busy", work=1.0)
+        world.advance(5.0)
+        request = world.send("slow", work=1.0, timeout=20.0)
+        world.advance(3.0)
+        assert isinstance(request.error, Hopeless)
+        world.advance(90.0)
+        assert residency(world, "slow") is Residency.READY
+
+
+def test_a_request_behind_lines_that_take_too_long_leaves_at_once_and_takes_its_demand_with_it() -> None:
+    models = [model("first", vram=4 * GIB), model("second", vram=4 * GIB), model("third", vram=4 * GIB)]
+    with machine(models, load=40.0) as world:
+        learned(world, first=40.0, second=40.0, third=40.0)
+        first = world.send("first", work=1.0)
+        second = [world.send("second", work=1.0) for _ in range(3)]
+        world.advance(1.0)
+        third = world.send("third", work=1.0, timeout=100.0)
+        world.advance(3.0)
+        assert isinstance(third.error, Hopeless) and "2 min at best" in third.error.message
+        world.advance(200.0)
+        assert first.served is not None and all(request.served is not None for request in second)
+        assert residency(world, "third") is Residency.ABSENT
+
+
+def test_nobody_is_given_up_for_what_was_never_seen() -> None:
+    with machine([model("new", vram=4 * GIB)], load=2.0) as world:
+        # Expected, as long as nothing is known, are 60 s.
+        request = world.send("new", work=1.0, timeout=5.0)
+        world.advance(5.0)
+        assert request.served is not None
+
+
+def test_what_gives_way_and_who_is_in_front_are_in_what_routing_expects() -> None:
+    models = [model("old", vram=10 * GIB), model("first", vram=10 * GIB), model("second", vram=4 * GIB)]
+    with machine(models, load=40.0) as world:
+        learned(world, old=40.0, first=40.0, second=40.0)
+        world.conductor.books["old"].learned.observe_stop(7.0)
+        outlook = Outlooks(
+            world.conductor.books,
+            world.conductor.scheduler.forecast,
+            world.conductor.scheduler.execution.world,
+            world.conductor.clock,
+        )
+
+        def expected(name: str) -> float:
+            view = outlook(name)
+            assert view is not None
+            return view.seconds
+
+        assert expected("first") == 40.0
+        world.send("old", work=1.0)
+        world.advance(60.0)
+        assert expected("first") == 47.0
+        world.send("first", work=1.0)
+        world.advance(0.001)
+        assert 80.0 <= expected("second") <= 87.0
