@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from aitherd.conductor.claims import Claim, Look, Waiter
 from aitherd.conductor.launch import engine_unit, model_unit
 from aitherd.conductor.operations import ModelStatus
 from aitherd.config import Model
-from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.ledger import Accounts
 from aitherd.core.policy import DEFAULTS
@@ -43,52 +43,6 @@ class Clock:
 
     monotonic: Callable[[], Seconds]
     unix: Callable[[], Seconds]
-
-
-class Claim:
-    """One request's claim on a ready model (`operations.Use`)."""
-
-    __slots__ = ("_book", "endpoint", "model", "waited", "why")
-
-    def __init__(self, book: Book, waited: Seconds, why: str) -> None:
-        assert book.endpoint is not None
-        self._book: Book | None = book
-        self.model = book.model.name
-        self.endpoint = book.endpoint
-        self.waited = waited
-        self.why = why
-
-    def release(self) -> None:
-        if self._book is not None:
-            book, self._book = self._book, None
-            book.end_use()
-
-
-@dataclass(slots=True)
-class Look:
-    """The way to an engine for a request that only looks (`operations.Use`): nothing is claimed."""
-
-    model: str
-    endpoint: Endpoint
-    waited: Seconds = 0.0
-    why: str = "looked at"
-
-    def release(self) -> None:
-        """There is nothing to release."""
-
-
-@dataclass(eq=False, slots=True)
-class Waiter:
-    """Somebody who waits for a model: a request (which gets a claim), a preload or a hold (which get None)."""
-
-    future: asyncio.Future[Claim | None]
-    since: Seconds
-    """Monotonic."""
-    deadline: Seconds | None
-    wants_claim: bool
-    caller: Caller = ANYBODY
-    doubted: Seconds | None = None
-    """Since when it has looked as if the model will be ready too late for it, monotonic."""
 
 
 @dataclass(eq=False, slots=True)

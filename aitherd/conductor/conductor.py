@@ -16,7 +16,8 @@ import structlog
 
 from aitherd.conductor import demand
 from aitherd.conductor.adoption import Adoption
-from aitherd.conductor.books import Book, Claim, Clock, Look
+from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.claims import Claim, Look
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
 from aitherd.conductor.holds import Holds
@@ -238,7 +239,8 @@ class Conductor:
         finally:
             if not already and book.residency is not Residency.READY:
                 book.held = False
-        if not already:
+        if not already and book.held:
+            # Nobody released it while it came up.
             self._holds.begin(book)
 
     async def release(self, model: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 
-from aitherd.conductor.books import Book, Claim, Waiter
+from aitherd.conductor.books import Book
+from aitherd.conductor.claims import Claim, Waiter
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.forecast import doubted, hopeless
 from aitherd.core.policy import Policy

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from aitherd.conductor.books import Look
+from aitherd.conductor.claims import Look
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
