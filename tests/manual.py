@@ -63,6 +63,7 @@ NOUNS: tuple[tuple[Any, str], ...] = (
     (kinds.Price, "number"),
     (kinds.Effort, "one of"),
     (kinds.Leave, "one of"),
+    (kinds.Shown, "one of"),
     (kinds.Kind, "one of"),
     (kinds.Urgency, "one of"),
     (kinds.Weight, "whole number"),

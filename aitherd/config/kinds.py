@@ -21,9 +21,10 @@ from aitherd.engines import ENGINES
 
 ABILITIES = (
     *("chat", "completions", "vision", "tools", "reasoning", "embeddings", "rerank"),
-    *("transcriptions", "translations", "speech", "images"),
+    *("transcriptions", "translations", "speech", "images", "messages"),
 )
-"""What a model can do, named after the routes of the OpenAI API and what a chat request may ask for."""
+"""What a model can do, named after the routes of the OpenAI API and what a chat request may ask for;
+messages is Anthropic's."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Values that clients give `reasoning_effort`."""
@@ -171,6 +172,7 @@ Credential = Annotated[str, *_typed(parse_credential, type="string", pattern="^[
 File = Annotated[str, *_typed(parse_file, type="string", pattern="^/")]
 Price = Annotated[float, *_typed(parse_price, type="number", minimum=0, maximum=int(MAX_PRICE))]
 Effort = Annotated[str, *_typed(_one_of(*EFFORTS), enum=list(EFFORTS))]
+Shown = Annotated[str, *_typed(_one_of("authorization", "x-api-key"), enum=["authorization", "x-api-key"])]
 Leave = Annotated[str, *_typed(_one_of("no", "lan", "cloud"), enum=["no", "lan", "cloud"])]
 Kind = Annotated[str, *_typed(_one_of("lan", "cloud"), enum=["lan", "cloud"])]
 

@@ -70,6 +70,8 @@ def _upstream(name: str, section: UpstreamSection) -> Upstream:
             }
         ),
         key=section.key or "",
+        key_header=section.key_header
+        or ("x-api-key" if "messages" in can - {"chat"} and "chat" not in can else "authorization"),
         authority=section.authority or "",
         concurrency=section.concurrency,
         daily_cap=section.daily_cap,

@@ -35,6 +35,7 @@ from aitherd.config.kinds import (
     Port,
     Price,
     Served,
+    Shown,
     Size,
     Span,
     Timeout,
@@ -218,6 +219,11 @@ class UpstreamSection(Written):
     )
     key: Credential | None = Field(
         None, description="Name of the systemd credential of aitherd.service that holds its API key."
+    )
+    key_header: Shown | None = Field(
+        None,
+        description="Header that shows the key. By default x-api-key, which is Anthropic's, for one that can messages "
+        "and not chat, and authorization for all others.",
     )
     authority: File | None = Field(
         None, description="File with the certificates to trust instead of the system's, for a CA of one's own."

@@ -8,12 +8,13 @@ business, what a model's residency means for bringing it in the conductor's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from aitherd.core.circuit import State
+from aitherd.core.stickiness import TYPICAL, Home, pays
 from aitherd.core.upstreams import PLAIN, Abilities, Reach, Route, Tier
-from aitherd.core.words import Seconds, format_seconds
+from aitherd.core.words import Bytes, Seconds, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class NodeView:
     """Names that it lists; empty when that is not known."""
     reason: str = ""
     """Why its circuit is open."""
+    latency: Seconds = 0.0
+    """From a request to the first byte of its answer; 0 when that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Snapshot:
     locals: Mapping[str, LocalView] = field(default_factory=dict)
     upstreams: Mapping[str, UpstreamView] = field(default_factory=dict)
     remotes: Mapping[Route, RemoteView] = field(default_factory=dict)
+    home: Home | None = None
+    """Where the request's conversation has its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,10 @@ class Request:
     needs: Abilities = frozenset()
     local_only: bool = False
     """It forbids leaving this machine."""
+    conversation: str = ""
+    """The same for all requests that go on with what was said before; empty when there is no telling."""
+    size: Bytes = 0
+    """Of its body."""
 
 
 class Action(Enum):
@@ -212,7 +221,7 @@ def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRout
         return NoRoute("; ".join(skipped) or f"the tier {tier.name} has no routes", for_ever)
     if candidates[0].action is Action.WAIT and len(candidates) == 1:
         load = ""
-    return Decision(candidates, load, tuple(skipped))
+    return Decision(_at_home(candidates, snapshot), load, tuple(skipped))
 
 
 def _bounded(now: list[Candidate], later: list[Candidate], patience: Seconds) -> Iterator[Candidate]:
@@ -227,6 +236,40 @@ def _bounded(now: list[Candidate], later: list[Candidate], patience: Seconds) ->
 
 def _expected(model: str, local: LocalView) -> str:
     return f"{model} is expected in {format_seconds(local.seconds)}"
+
+
+def _at_home(candidates: tuple[Candidate, ...], snapshot: Snapshot) -> tuple[Candidate, ...]:
+    """The candidates with that first where the conversation has its cache, if that can answer now and it pays."""
+    home, first = snapshot.home, candidates[0]
+    found = next((one for one in candidates if home and (one.route, one.node) == (home.route, home.node)), None)
+    if home is None or found is None or found is first or found.action is Action.WAIT:
+        return candidates
+    upstream = snapshot.upstreams.get(found.route.upstream)
+    if upstream is not None and upstream.nodes[found.node].circuit is not State.CLOSED:
+        return candidates
+    farther = _reach(found, snapshot) - _reach(first, snapshot)
+    costs = _priced(found, snapshot) and not _priced(first, snapshot)
+    if not pays(home, farther=farther, waiting=_delay(found, snapshot) - _delay(first, snapshot), costs=costs):
+        return candidates
+    staying = replace(found, why=f"{found.why}, where its conversation is")
+    return (staying, *(one for one in candidates if one is not found))
+
+
+def _reach(candidate: Candidate, snapshot: Snapshot) -> Reach:
+    upstream = snapshot.upstreams.get(candidate.route.upstream)
+    return Reach.LOCAL if upstream is None else upstream.reach
+
+
+def _priced(candidate: Candidate, snapshot: Snapshot) -> bool:
+    return bool(candidate.route.upstream) and snapshot.remotes[candidate.route].priced
+
+
+def _delay(candidate: Candidate, snapshot: Snapshot) -> Seconds:
+    """Expected until an answer begins, for what is under way there or has to be loaded first."""
+    if candidate.action is Action.SEND:
+        node = snapshot.upstreams[candidate.route.upstream].nodes[candidate.node]
+        return node.in_flight / node.weight * (node.latency or TYPICAL)
+    return snapshot.locals[candidate.route.model].seconds
 
 
 def _forbidden(tier: Tier, request: Request, entry: Route, reach: Reach) -> str:

@@ -98,6 +98,8 @@ class Upstream:
     models: Mapping[str, RemoteModel] = field(default_factory=lambda: MappingProxyType({}))
     key: str = ""
     """Name of the systemd credential that holds its API key; empty for none."""
+    key_header: str = "authorization"
+    """Which header shows it, in lower case: `authorization` (as a bearer), or `x-api-key`."""
     authority: str = ""
     """File with the certificates to trust instead of the system's; empty for those."""
     concurrency: int = 64

@@ -14,6 +14,8 @@ PASSED_ON = frozenset(
     {b"accept", b"content-type", b"openai-beta", b"anthropic-version", b"anthropic-beta", b"idempotency-key"}
 )
 """The only fields of a client that leave the machine. Answers are wanted as they are, so not even Accept-Encoding."""
+ANTHROPIC_VERSION = b"anthropic-version: 2023-06-01\r\n"
+"""What a request for messages that names no version means. Anthropic refuses requests without one."""
 KEPT_BACK = frozenset({b"set-cookie", b"openai-organization", b"openai-project", b"access-control-allow-origin"})
 """Fields of an upstream's answer that are between it and us."""
 
@@ -41,17 +43,20 @@ class Address:
         """The path of a request there."""
         return self.prefix + path.removeprefix(b"/v1")
 
-    def fields(self, client: bytes) -> bytes:
-        """The header lines to send, given those that a client sent."""
-        kept = [line for line in client.split(b"\r\n") if line.partition(b":")[0].lower() in PASSED_ON]
-        return b"".join(line + b"\r\n" for line in kept) + self.own
+    def fields(self, client: bytes, path: bytes = b"") -> bytes:
+        """The header lines to send, given those that a client sent with a request for `path`."""
+        kept = {line.partition(b":")[0].lower(): line for line in client.split(b"\r\n") if line}
+        lines = b"".join(line + b"\r\n" for name, line in kept.items() if name in PASSED_ON)
+        versioned = b"anthropic-version" in kept or not path.startswith(b"/v1/messages")
+        return lines + self.own + (b"" if versioned else ANTHROPIC_VERSION)
 
 
 def address(upstream: Upstream, node: Node, key: str) -> Address:
     """The address of a node. Raises OSError when the certificates to trust cannot be read."""
     host = f"[{node.host}]" if ":" in node.host else node.host
     default = node.port == (443 if node.tls else 80)
-    own = "User-Agent: aitherd\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
+    shown = f"x-api-key: {key}" if upstream.key_header == "x-api-key" else f"Authorization: Bearer {key}"
+    own = "User-Agent: aitherd\r\n" + (f"{shown}\r\n" if key else "")
     return Address(
         host=node.host,
         port=node.port,

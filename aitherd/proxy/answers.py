@@ -19,6 +19,8 @@ from aitherd.errors import AitherError, UnknownModel
 from aitherd.proxy.refusals import Unauthorized, WrongMethod
 
 NO_TIERS: Mapping[str, Tier] = MappingProxyType({})
+MESSAGES = "/v1/messages"
+"""What Anthropic's routes begin with."""
 RUNNING = frozenset({Residency.STARTING, Residency.READY, Residency.STOPPING})
 """What llama-swap's `/running` would list; its states have the same names as ours."""
 
@@ -52,8 +54,10 @@ def json_answer(value: object, status: int = 200) -> Answer:
     return Answer(status, msgspec.json.encode(value))
 
 
-def error_answer(error: AitherError) -> Answer:
-    """How any error looks to a client: OpenAI's envelope, and Retry-After or Allow where they help."""
+def error_answer(error: AitherError, route: str = "") -> Answer:
+    """How any error looks to a client of a route: the envelope of OpenAI, or Anthropic for its own routes; and
+    Retry-After or Allow where they help.
+    """
     fields = b""
     if error.retry_after is not None:
         fields += b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after))
@@ -61,6 +65,9 @@ def error_answer(error: AitherError) -> Answer:
         fields += b"WWW-Authenticate: Bearer\r\n"
     if isinstance(error, WrongMethod):
         fields += b"Allow: %b\r\n" % error.allow.encode()
+    if route.startswith(MESSAGES):
+        inner = {"type": _anthropic_type(error.status), "message": str(error)}
+        return Answer(error.status, msgspec.json.encode({"type": "error", "error": inner}), fields=fields)
     body = {
         "error": {
             "message": str(error),
@@ -79,6 +86,16 @@ def _error_type(status: int) -> str:
     if status == 403:
         return "permission_error"
     return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _anthropic_type(status: int) -> str:
+    """`error.type` as Anthropic's clients know it."""
+    known = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large"}
+    if status in known:
+        return known[status]
+    if status in {429, 503}:
+        return "rate_limit_error" if status == 429 else "overloaded_error"
+    return "invalid_request_error" if status < 500 else "api_error"
 
 
 def model_object(identity: str, status: ModelStatus, created: int) -> dict[str, object]:

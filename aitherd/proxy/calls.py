@@ -61,13 +61,14 @@ class JsonCall(Relay):
     def _travels(self, tier: Tier, body: bytes) -> None:
         """Goes through a tier."""
         self._body = body
+        wish = self.head.wish
         try:
-            needs = of_json(self.route, body)
+            needs = of_json(self.route, body, "" if wish is None else wish.session)
         except (RecursionError, msgspec.DecodeError):
             raise BadRequest("the body is nested too deeply") from None
-        wish = self.head.wish
         tier = self.context.routing.by_effort(tier, needs, wish)
-        self.travel(tier, Request(needs.abilities, wish is not None and wish.local_only))
+        conversation = f"{tier.name} {needs.conversation}" if needs.conversation else ""
+        self.travel(tier, Request(needs.abilities, wish is not None and wish.local_only, conversation, len(body)))
 
     def name(self, model: str, *, leaves: bool) -> None:
         body = json_leaving(self._body, model) if leaves else json_renamed(self._body, self.context.served(model))

@@ -234,7 +234,7 @@ class Exchange:
 
     def refuse(self, error: AitherError) -> None:
         """Answers with an error, and is over."""
-        self.answer(error_answer(error))
+        self.answer(error_answer(error, self.route))
 
     def break_off(self, *, hard: bool) -> None:
         """Cuts the client in the middle of its answer, and is over."""

@@ -107,6 +107,8 @@ class Journey:
         self._judge: Judge | None = None
         """While the answer is not judged."""
         self._tail = b""
+        self._opening = b""
+        """How the body of the answer began."""
         self._pieces = 0
         self._metering = False
         self._asked: Bytes = 0
@@ -235,7 +237,7 @@ class Journey:
         self._counted = True
         self._sent_at = monotonic()
         self._judge = Judge()
-        self._tail, self._pieces, self._metering = b"", 0, False
+        self._opening, self._tail, self._pieces, self._metering = b"", b"", 0, False
         if self._peer is None:
             self._trying = self._routing.begin(self._relay.model)
             return request_bytes(head, target + head.query, host, length)
@@ -246,7 +248,10 @@ class Journey:
         self._relay.allow(upstream.first_byte_timeout)
         address = self._peer.address
         return request_bytes(
-            replace(head, fields=address.fields(head.fields), upgrade=b""), address.target(target), host, length
+            replace(head, fields=address.fields(head.fields, head.path), upgrade=b""),
+            address.target(target),
+            host,
+            length,
         )
 
     # --- the answer ----------------------------------------------------------------------------------------------
@@ -296,6 +301,8 @@ class Journey:
             self._peer.answered(monotonic() - self._sent_at)
         elif self._at is not None:
             self._routing.well(self._at.route.model)
+        if self._at is not None:
+            self._routing.settle(self._request, self._at)
         return self._passed(judge)
 
     def _passed(self, judge: Judge) -> list[ResponseEvent]:
@@ -317,6 +324,8 @@ class Journey:
     def _meter(self, events: list[ResponseEvent]) -> None:
         for event in events:
             if type(event) is bytes:
+                if not self._opening:
+                    self._opening = event[:TAIL]
                 self._tail = (self._tail + event)[-TAIL:]
                 self._pieces += event.count(b"data:")
 
@@ -328,7 +337,8 @@ class Journey:
         if self._remote is None or self._at is None or not self._metering:
             return
         model = self._remote.upstream.model(self._at.route.model)
-        self.cost, _ = cost(model, self._asked, self._tail, self._pieces)
+        tail = self._opening + self._tail if self._pieces else self._tail
+        self.cost, _ = cost(model, self._asked, tail, self._pieces)
         self._routing.spent(self._remote.upstream.name, self.cost)
         self._metering = False
 

@@ -15,6 +15,7 @@ import msgspec
 
 from aitherd.core.retries import Failure, of_status, rest_seconds
 from aitherd.core.words import Bytes, Seconds
+from aitherd.proxy.addresses import ANTHROPIC_VERSION
 from aitherd.proxy.remotes import Peer, Remote
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def probe(client: httpx.AsyncClient, peer: Peer, clock: Callable[[], Secon
     """Asks one node once for its models, and notes what came of it."""
     import httpx
 
-    lines = peer.address.own.decode().splitlines()
+    lines = (peer.address.own + ANTHROPIC_VERSION).decode().splitlines()
     headers = dict(line.split(": ", 1) for line in lines)
     try:
         async with client.stream("GET", f"{peer.node}/models", headers=headers) as answer:

@@ -18,7 +18,7 @@ from aitherd.core.routing import Request
 from aitherd.core.upstreams import Tier
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError
-from aitherd.proxy.answers import Answer
+from aitherd.proxy.answers import MESSAGES, Answer
 from aitherd.proxy.journey import Journey, RemoteUse
 from aitherd.proxy.needs import streams
 from aitherd.proxy.refusals import UpstreamFailed, UpstreamSilent
@@ -353,7 +353,7 @@ class Relay(Sending):
             if self.head.http10 or not self.complete or not streams(self.route, b"".join(self.parts)):
                 self._comment_at = 0.0
                 return
-            self._preface = Preface()
+            self._preface = Preface(named=self.route.startswith(MESSAGES))
             self._looks = self._chunked = True
             self._keep = self.keeps()
             self.status = 200

@@ -136,6 +136,7 @@ class Remote:
                 upstream.concurrency,
                 peer.models,
                 peer.circuit.reason,
+                peer.latency,
             )
             for peer in self.peers
         )

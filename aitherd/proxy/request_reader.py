@@ -29,6 +29,7 @@ _KINDS = dict.fromkeys(HOP | {b"http2-settings"}, _DROPPED) | {
     b"connection": _READ, b"host": _READ, b"content-length": _READ, b"transfer-encoding": _READ, b"expect": _READ,
     b"upgrade": _READ, b"content-type": _READ, b"content-encoding": _READ,
     b"x-aither-tier": _READ, b"x-aither-effort": _READ, b"x-aither-local": _READ,
+    b"x-aither-session": _READ,
 }  # fmt: skip
 """Fields that are not simply passed on."""
 
@@ -164,6 +165,8 @@ class RequestReader(Reader):
             if text != "only":
                 raise self.refuse(BadRequest("X-Aither-Local can only be `only`", remedy="leave it out otherwise"))
             return replace(wish, local_only=True)
+        if name == b"x-aither-session":
+            return replace(wish, session=text)
         return replace(wish, tier=text) if name == b"x-aither-tier" else replace(wish, effort=text)
 
     def _read_fields(self, head: RequestHead) -> None:

@@ -63,6 +63,8 @@ FIXED: Mapping[bytes, Match] = MappingProxyType(
             Route("/v1/completions", Handling.JSON, POST),
             Route("/v1/embeddings", Handling.JSON, POST),
             Route("/v1/responses", Handling.JSON, POST),
+            Route("/v1/messages", Handling.JSON, POST),
+            Route("/v1/messages/count_tokens", Handling.JSON, POST),
             Route("/v1/rerank", Handling.JSON, POST),
             Route("/v1/audio/speech", Handling.JSON, POST),
             Route("/v1/images/generations", Handling.JSON, POST),

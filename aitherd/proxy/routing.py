@@ -18,6 +18,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.core.circuit import Circuit, State
 from aitherd.core.retries import Budget
 from aitherd.core.routing import (
+    Candidate,
     Decision,
     Explanation,
     LocalView,
@@ -29,6 +30,7 @@ from aitherd.core.routing import (
     nearest,
     route,
 )
+from aitherd.core.stickiness import Homes
 from aitherd.core.upstreams import Route, Tier, Upstream, UpstreamStatus
 from aitherd.core.words import Residency, Seconds
 from aitherd.errors import AitherError
@@ -72,6 +74,7 @@ class Routing:
         self._efforts: Mapping[str, Tier] = {}
         self._locals: dict[str, Circuit] = {}
         """Of local models whose engines failed a request lately."""
+        self._homes = Homes()
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._probes: list[asyncio.Task[None]] = []
         self._saving: asyncio.TimerHandle | None = None
@@ -152,7 +155,13 @@ class Routing:
                 model = remote.upstream.model(entry.model)
                 remotes[entry] = RemoteView(model.name, model.can, bool(model.prompt_price or model.answer_price))
                 upstreams[entry.upstream] = remote.view(now, self.spend)
-        return route(tier, request, Snapshot(locals_, upstreams, remotes))
+        home = self._homes.find(request.conversation, now) if request.conversation else None
+        return route(tier, request, Snapshot(locals_, upstreams, remotes, home))
+
+    def settle(self, request: Request, where: Candidate) -> None:
+        """A request was answered: its conversation has its cache there now."""
+        if request.conversation:
+            self._homes.settle(request.conversation, where.route, where.node, request.size, self.clock())
 
     def _local(self, model: str, now: Seconds) -> LocalView | None:
         found, circuit = self._look(model), self._locals.get(model)

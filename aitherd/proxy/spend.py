@@ -20,6 +20,8 @@ _MILLION = 1_000_000
 _CHARACTERS_A_TOKEN = 3
 """A low number, so that an estimate is rather too high: languages and tokenisers differ."""
 _USAGE = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*([0-9]{1,12})')
+_CACHED = re.compile(rb'"cache_(creation|read)_input_tokens"\s*:\s*([0-9]{1,12})')
+"""Anthropic counts these apart. They cost less or little more; here they count as any others."""
 _ANSWER = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,12})')
 
 
@@ -81,11 +83,13 @@ class Spend:
 def cost(model: RemoteModel, sent: Bytes, tail: bytes, pieces: int) -> tuple[float, bool]:
     """What an answer cost, and whether the upstream said so itself.
 
-    `tail` is the end of its body, where the account of tokens is. Without one the request counts by its size (`sent`)
+    `tail` is the end of its body, where the account of tokens is; of a stream its beginning, too, where Anthropic says
+    what the request had. Without one the request counts by its size (`sent`)
     and each of the `pieces` of a stream as a token.
     """
     asked, answered = _USAGE.findall(tail), _ANSWER.findall(tail)
     known = bool(asked)
-    prompt = int(asked[-1]) if asked else sent // _CHARACTERS_A_TOKEN
+    cached = sum(map(int, dict(_CACHED.findall(tail)).values())) if asked else 0
+    prompt = int(asked[-1]) + cached if asked else sent // _CHARACTERS_A_TOKEN
     answer = int(answered[-1]) if answered else 0 if known else max(pieces, len(tail) // _CHARACTERS_A_TOKEN // 4)
     return (prompt * model.prompt_price + answer * model.answer_price) / _MILLION, known

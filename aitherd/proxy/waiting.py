@@ -14,7 +14,9 @@ from aitherd.proxy.wire import END, LAST_CHUNK, ResponseEvent, ResponseHead, chu
 class Preface:
     """What was said before there was an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, named: bool = False) -> None:
+        """`named` says that the client tells events by their names, as Anthropic's do."""
+        self._named = named
         self._wraps = False
         """Whether what comes is made one event of."""
 
@@ -58,7 +60,7 @@ class Preface:
 
     def failure(self, answer: Answer) -> bytes:
         """A refusal, as the stream's last event."""
-        return chunk(b"data: %b\n\n" % answer.body) + LAST_CHUNK
+        return chunk(b"%bdata: %b\n\n" % (b"event: error\n" if self._named else b"", answer.body)) + LAST_CHUNK
 
 
 def _is_stream(head: ResponseHead) -> bool:

@@ -41,6 +41,8 @@ class Wish:
     tier: str = ""
     effort: str = ""
     local_only: bool = False
+    session: str = ""
+    """The same for requests that belong together."""
 
 
 @dataclass(slots=True, eq=False)

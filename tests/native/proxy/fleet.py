@@ -153,12 +153,15 @@ class Fleet:
         return Claim(self, model, status.endpoint, waited, why)
 
 
-def failing(error: AitherError) -> Callable[[], asyncio.Future[None]]:
-    """A start that fails with `error`."""
+def failing(error: AitherError, after: Seconds = 0.0) -> Callable[[], asyncio.Future[None]]:
+    """A start that fails with `error`, at once or later."""
 
     def start() -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.set_exception(error)
+        if after:
+            asyncio.get_running_loop().call_later(after, future.set_exception, error)
+        else:
+            future.set_exception(error)
         return future
 
     return start

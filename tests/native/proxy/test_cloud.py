@@ -39,7 +39,8 @@ http {{
     listen 127.0.0.1:{port} ssl; server_name localhost;
     ssl_certificate {cert}; ssl_certificate_key {key};
     location / {{
-      if ($http_authorization != "Bearer {secret}") {{ return 401; }}
+      set $shown "$http_authorization|$http_x_api_key";
+      if ($shown !~ "^(Bearer {secret}[|]|[|]{secret})$") {{ return 401; }}
       proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
       proxy_set_header Host localhost;
     }}
