@@ -45,7 +45,7 @@ def test_a_render_that_nobody_waits_for_is_not_cut_short(rig: Rig, gpu: Gpu, htt
 
 
 def test_it_does_not_idle_out_while_it_renders(rig: Rig, http: httpx.Client) -> None:
-    rig.model("imagine", shipped("imagine", idle='"1s"'))
+    rig.model("imagine", shipped("imagine", keys={"idle": '"1s"'}))
     prompt = render(http, 3.0)
     rig.wait_for(lambda: rig.status("imagine")["residency"] == "absent", "the idle stop")
     (idled,) = [record for record in rig.records() if record["event"] == "idle"]
@@ -56,7 +56,7 @@ def test_it_does_not_idle_out_while_it_renders(rig: Rig, http: httpx.Client) -> 
 def test_a_page_that_is_only_open_keeps_nothing_loaded_and_loads_nothing(
     rig: Rig, gpu: Gpu, http: httpx.Client
 ) -> None:
-    rig.model("imagine", shipped("imagine", idle='"1s"'))
+    rig.model("imagine", shipped("imagine", keys={"idle": '"1s"'}))
     rig.model("large", engine("28 GiB"))
     assert http.get("/upstream/imagine/").status_code == 200
     key = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}

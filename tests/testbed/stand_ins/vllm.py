@@ -3,7 +3,8 @@
 What it does as vLLM does: it checks at start that its share of the device is free, profiles memory and aborts if free
 memory grew meanwhile; listens only when loaded; `/health` says nothing about sleep; sleep and wake take their
 parameters in the query only and exist only with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1` (404 otherwise);
-`mode` defaults to `abort`; level 2 drops the weights, which answer nonsense until `reload_weights`.
+`mode` defaults to `abort`; level 2 drops the weights, which answer nonsense until `reload_weights`. With
+`--runner pooling` it embeds instead of writing.
 
 What it does wrong, as vLLM does: a sleep with requests in flight and without `mode=wait` answers 200 and kills the
 engine; so does a request while it is not fully awake; a wake without room fails and leaks what it had mapped.
@@ -97,7 +98,9 @@ class Vllm:
             case "GET", "/metrics":
                 text = f"vllm:num_requests_running {float(self.active)}\nvllm:num_requests_waiting 0.0\n"
                 return Response(body=text.encode(), kind="text/plain")
-            case "POST", "/v1/chat/completions" | "/v1/completions":
+            case "POST", "/v1/embeddings" if self.options.runner == "pooling":
+                return self._embed(request)
+            case "POST", "/v1/chat/completions" | "/v1/completions" if self.options.runner != "pooling":
                 return await self._complete(request)
         if self.options.enable_sleep_mode and os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
             return await self._control(request)
@@ -155,6 +158,12 @@ class Vllm:
         self.leaked += found
         self._hold()
 
+    def _embed(self, request: Request) -> Response:
+        asked = request.json().get("input")
+        texts = asked if isinstance(asked, list) else [asked]
+        vectors = [{"object": "embedding", "index": at, "embedding": [0.0, 1.0]} for at in range(len(texts))]
+        return reply({"object": "list", "data": vectors, "model": self.options.model})
+
     async def _complete(self, request: Request) -> Response:
         if len(self.awake) < len(TAGS):
             self._die("EngineCore encountered a fatal error: the cache is not mapped")
@@ -207,6 +216,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", nargs="+")
+    parser.add_argument("--runner", choices=("auto", "generate", "pooling"), default="auto")
     parser.add_argument("--enable-sleep-mode", action="store_true")
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
     parser.add_argument("--kv-cache-memory-bytes", "--x-kv", dest="x_kv", type=size, help="size of the KV cache")
