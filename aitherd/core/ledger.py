@@ -68,7 +68,7 @@ class Accounts:
     unattributed: Mapping[DeviceId, Bytes]
     """Used bytes that no listed process holds: the driver's own, and what the dead left behind.
 
-    Negative when the processes claim more than the device says is used, as they may: the two are not read at once.
+    Negative when the processes claim more than there is, as they may: they are not read at once.
     """
 
 
@@ -127,12 +127,14 @@ def account(
             elif count:
                 held = measured.setdefault(model, {})
                 held[device.id] = held.get(device.id, 0) + count
-        unattributed[device.id] = device.total - device.free - known
+        # The two are not read at once: what processes hold is not free, whatever the device said a moment before.
+        free = max(min(device.free, device.total - known), 0)
+        unattributed[device.id] = device.total - free - known
         devices[device.id] = DeviceView(
             id=device.id,
             name=device.name,
             total=device.total,
-            free=device.free,
+            free=free,
             reserve=reserve,
             foreign=tuple(foreign),
             quarantined=quarantined.get(device.id, 0),

@@ -102,6 +102,11 @@ class TestAccount:
         view = account(sample(lingering=3 * GIB), GROUPS, GIB, {"gpu0": 2 * GIB}).devices["gpu0"]
         assert (view.reserve, view.quarantined, view.free, view.fresh) == (GIB, 2 * GIB, 29 * GIB, True)
 
+    def test_what_a_process_took_while_the_sample_was_read_is_not_free(self) -> None:
+        seen = Sample(1.0, "580", (DeviceSample("gpu0", "", "card", TOTAL, TOTAL, (foreign(10 * GIB),)),))
+        accounts = account(seen, GROUPS, GIB)
+        assert (accounts.devices["gpu0"].free, accounts.unattributed["gpu0"]) == (TOTAL - 10 * GIB, 0)
+
     @given(
         st.lists(
             st.tuples(
