@@ -143,6 +143,11 @@ class ModelObject(Announced, interface_name=MODEL):
         """What it is expected to need when ready: learned, or declared while nothing is learned."""
         return self.status.expected
 
+    @dbus_property_async("d", flags=DbusPropertyEmitsChangeFlag, property_name="StartSeconds")
+    def start_seconds(self) -> float:
+        """How long a cold start is expected to take: learned, or a guess before the first."""
+        return self.status.start_seconds
+
     @dbus_property_async("a{st}", flags=DbusPropertyEmitsChangeFlag, property_name="MeasuredBytes")
     def measured_bytes(self) -> dict[str, int]:
         """What its unit holds now, by device."""

@@ -360,4 +360,5 @@ class Book:
             error=self.error,
             stage=self.stage,
             moves=self.moves,
+            start_seconds=self.learned.start_seconds(),
         )

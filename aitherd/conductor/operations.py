@@ -68,6 +68,8 @@ class ModelStatus:
     """What a transition is doing now, for a person (`waiting for gpu0 to show 4.0 GiB back`); empty otherwise."""
     moves: Mapping[tuple[Residency, Residency], int] = field(default_factory=lambda: NO_MOVES)
     """How often it went from one residency to another since the daemon started."""
+    start_seconds: Seconds = 0.0
+    """How long a cold start is expected to take: learned, or a guess before the first."""
 
 
 class Use(Protocol):

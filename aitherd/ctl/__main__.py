@@ -20,6 +20,10 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     try:
         arguments = parse(words)
+        if arguments.host and arguments.there:
+            from aitherd.ctl.remote import become
+
+            become(arguments.host, words)
         module, function = arguments.run.split(":")
         # What a command needs is imported for that command only.
         status = int(getattr(import_module(f"aitherd.ctl.{module}"), function)(arguments))

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from aitherd.ctl.failure import Exit, Failure
@@ -80,6 +81,14 @@ def duration(text: str) -> float:
     return value
 
 
+def host(text: str) -> str:
+    """Another machine, as ssh takes it."""
+    # What begins with a hyphen would be an option of ssh.
+    if not re.fullmatch(r"[A-Za-z0-9_\[][A-Za-z0-9_.:@%\[\]-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a machine that ssh could reach")
+    return text
+
+
 def count(text: str) -> int:
     """How many lines."""
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
@@ -99,9 +108,10 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     common = _options(argparse.SUPPRESS)
 
-    def command(name: str, run: str, text: str) -> Parser:
+    def command(name: str, run: str, text: str, *, there: bool = False) -> Parser:
+        """`there` says that it needs more than the bus of the machine that it is about."""
         added = commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, there=there)
         return added
 
     command("list", "show:list_models", "Lists the models and where they stand.")
@@ -115,6 +125,8 @@ def parser() -> Parser:
         ("hold", "control:hold", "Brings models in and keeps them until they are released or stopped."),
         ("release", "control:release", "Ends the hold of models; they idle out as usual."),
         ("stop", "control:stop", "Drains models and stops them."),
+        ("sleep", "control:sleep", "Drains models and puts them to sleep: they are back quickly."),
+        ("wake", "control:wake", "Wakes models that sleep."),
     ):
         control = command(name, run, text)
         _names(control, "+")
@@ -123,8 +135,25 @@ def parser() -> Parser:
         )
         if name == "stop":
             control.add_argument("--force", action="store_true", help="do not wait for requests in flight")
+        if name == "sleep":
+            control.add_argument(
+                "--level",
+                type=count,
+                default=0,
+                metavar="LEVEL",
+                help="how deep, as its engine numbers it (default: 1)",
+            )
 
-    lease = command("lease", "leases:lease", "Claims device memory for a program and makes room for it.")
+    ask = command("run", "ask:ask", "Asks a model and writes its answer; brings it in if need be.", there=True)
+    ask.add_argument("name", type=model_name, metavar="NAME", help="a model, a name that it serves, or a tier")
+    ask.add_argument("prompt", nargs="*", metavar="PROMPT", help="the question (default: standard input)")
+    ask.add_argument(
+        "--image", action="append", default=[], type=Path, metavar="FILE", help="a picture to look at; may be repeated"
+    )
+    ask.add_argument("-o", "--output", type=Path, metavar="FILE", help="have it draw, and write the picture there")
+    ask.add_argument("--max-tokens", type=count, metavar="N", help="end the answer after so many tokens")
+
+    lease = command("lease", "leases:lease", "Claims device memory for a program and makes room for it.", there=True)
     lease.add_argument("--vram", type=size, required=True, metavar="SIZE", help="how much, as in 8G or 5.2GiB")
     lease.add_argument("--device", metavar="ID", help="on which device, as in gpu0 (default: any)")
     lease.add_argument(
@@ -149,28 +178,44 @@ def parser() -> Parser:
     why.add_argument("-n", "--lines", type=count, default=30, help="records to show (default: %(default)s)")
 
     logs = command(
-        "logs", "logs:logs", "Shows the journal of a model: its engine, its units, what aitherd did with it."
+        "logs",
+        "logs:logs",
+        "Shows the journal of a model: its engine, its units, what aitherd did with it.",
+        there=True,
     )
     _name(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
     logs.add_argument("-n", "--lines", type=count, help="show only the last lines")
 
+    command("events", "events:events", "Shows decisions and transitions as they happen, until interrupted.")
+    top_ = command("top", "top:top", "Shows devices, models and the last decisions, live.")
+    top_.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between looks (default: 1)")
+    top_.add_argument("--once", action="store_true", help="show it once, without taking the screen")
+
+    command("upstreams", "routes:upstreams", "Lists the servers outside of this machine and how they are.")
+    route = command("route", "routes:route", "Explains where a request would go. Sends none.")
+    route.add_argument("name", type=model_name, metavar="NAME", help="what the request names as its model")
+
     for name, text in (
         ("enable", "Puts shipped model files in force: the whole fleet, or some models."),
         ("disable", "Takes model files out of force, and keeps them."),
     ):
-        switch = command(name, f"enable:{name}", text)
+        switch = command(name, f"enable:{name}", text, there=True)
         _names(switch, "*" if name == "enable" else "+")
         if name == "enable":
             switch.add_argument("--all", action="store_true", help="every shipped model")
         switch.add_argument("--no-reload", action="store_true", help="tell neither systemd nor the daemon")
-    _names(command("doctor", "doctor:doctor", "Looks for what would keep models from coming up."), "*")
-    check = command("check-config", "configuration:check", "Checks the configuration on disk.")
+    new = command(
+        "new", "new:new", "Writes model files: from a template, a command, a running server, another tool.", there=True
+    )
+    _new(new)
+    _names(command("doctor", "doctor:doctor", "Looks for what would keep models from coming up.", there=True), "*")
+    check = command("check-config", "configuration:check", "Checks the configuration on disk.", there=True)
     check.add_argument("directory", nargs="*", metavar="DIR", help="instead of the usual directories, strongest first")
     check.add_argument(
         "--device", action="append", default=[], metavar="ID=SIZE", help="assume a device, as in gpu0=32606MiB"
     )
-    cat = command("cat-config", "configuration:cat", "Prints the configuration files that count.")
+    cat = command("cat-config", "configuration:cat", "Prints the configuration files that count.", there=True)
     cat.add_argument("directory", nargs="*", metavar="DIR", help="instead of the usual directories, strongest first")
     schema = command("schema", "configuration:schema", "Prints the JSON Schema of a configuration file.")
     schema.add_argument("kind", choices=("model", "settings"), help="of a model file, or of aitherd.toml")
@@ -192,6 +237,9 @@ def _options(default: object) -> Parser:
     which.add_argument(
         "--system", dest="user", action="store_false", default=default, help="the system's daemon (default)"
     )
+    options.add_argument(
+        "-H", "--host", type=host, metavar="[USER@]HOST", default=default or None, help="the daemon of another machine"
+    )
     options.add_argument("--json", action="store_true", default=default, help="print JSON")
     return options
 
@@ -204,3 +252,17 @@ def _names(parser: argparse.ArgumentParser, number: str) -> None:
 
 def _name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", type=model_name, metavar="NAME", help="a model, or a name that it serves")
+
+
+def _new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", type=model_name, metavar="NAME", help="what the model is to be called")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--engine", metavar="KIND", help="a template for this kind of server")
+    source.add_argument("--command", dest="line", metavar="LINE", help="a command line as in a shell")
+    source.add_argument("--pid", type=count, metavar="PID", help="a server that runs: its command, and what it holds")
+    source.add_argument(
+        "--from", dest="source", metavar="FILE", help="llama-swap's or Docker Compose's YAML, or ollama for its models"
+    )
+    parser.add_argument("--vram", type=size, metavar="SIZE", help="device memory that it needs, as in 5.2GiB")
+    parser.add_argument("--print", dest="show", action="store_true", help="print the files and save nothing")
+    parser.add_argument("--no-reload", action="store_true", help="tell neither systemd nor the daemon")

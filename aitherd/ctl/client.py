@@ -9,7 +9,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from sdbus import DbusFailedError, SdBus, SdBusBaseError, SdBusUnmappedMessageError
-from sdbus.sd_bus_internals import SdBusMessage, SdBusSlot, sd_bus_open_system, sd_bus_open_user
+from sdbus.sd_bus_internals import (
+    SdBusMessage,
+    SdBusSlot,
+    sd_bus_open_system,
+    sd_bus_open_system_remote,
+    sd_bus_open_user,
+)
 
 from aitherd.bus.names import BUS_NAME, DEVICE, ERROR, MANAGER, MODEL, ROOT, model_path
 from aitherd.core.words import Seconds
@@ -39,11 +45,22 @@ Values = dict[str, Any]
 class Client:
     """A connection to the bus that the daemon is on."""
 
-    def __init__(self, *, user: bool) -> None:
-        """Raises Failure when there is no bus."""
+    def __init__(self, *, user: bool, host: str | None = None) -> None:
+        """`host` is another machine, reached through ssh and its systemd-stdio-bridge. Raises Failure when there is no
+        bus."""
         self.user = user
+        self.host = host
+        if host and user:
+            raise Failure(
+                "only the system's daemon of another machine can be reached",
+                f"leave --user out, or ssh {host} aitherctl --user …",
+                status=Exit.USAGE,
+            )
         try:
-            self.bus: SdBus = sd_bus_open_user() if user else sd_bus_open_system()
+            if host:
+                self.bus: SdBus = sd_bus_open_system_remote(host)
+            else:
+                self.bus = sd_bus_open_user() if user else sd_bus_open_system()
         except SdBusBaseError as error:
             raise Failure(
                 f"cannot connect to the {'user' if user else 'system'} bus",
@@ -73,7 +90,14 @@ class Client:
         except DbusFailedError as error:
             raise failure(error.dbus_error_name, str(error)) from error
         except SdBusBaseError as error:
-            raise Failure("the connection to the bus is lost", "try again") from error
+            raise self._lost() from error
+
+    def _lost(self) -> Failure:
+        if self.host:
+            return Failure(
+                f"the bus of {self.host} cannot be reached", f"does ssh {self.host} systemd-stdio-bridge work?"
+            )
+        return Failure("the connection to the bus is lost", "try again")
 
     async def manager(
         self, member: str, signature: str = "", *arguments: Any, timeout: Seconds | None = READ_TIMEOUT
@@ -146,7 +170,7 @@ def run(arguments: argparse.Namespace, command: Callable[[Client], Awaitable[int
     """Runs a command that needs the daemon."""
 
     async def connected() -> int:
-        return await command(Client(user=arguments.user))
+        return await command(Client(user=arguments.user, host=arguments.host))
 
     return asyncio.run(connected())
 

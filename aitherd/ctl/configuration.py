@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aitherd import config
+from aitherd.core.ledger import Sample
 from aitherd.core.words import HOST, Bytes, DeviceId, Seconds
 from aitherd.ctl.failure import Exit, Failure
 from aitherd.ctl.terminal import print_json
@@ -93,18 +94,18 @@ async def _known(*, user: bool) -> Mapping[DeviceId, Bytes]:
     except Failure:
         # No bus, or a daemon that does not answer: not what was asked about.
         pass
-    return await _measured()
+    return {device.id: device.total for device in (await measured()).devices}
 
 
-async def _measured() -> Mapping[DeviceId, Bytes]:
+async def measured() -> Sample:
+    """The devices as NVML shows them now, without the daemon."""
     from aitherd.host.nvml import Nvml
 
     nvml = Nvml()
     try:
-        sample = await nvml.sample(MEASURING_TIMEOUT)
+        return await nvml.sample(MEASURING_TIMEOUT)
     finally:
         await nvml.close()
-    return {device.id: device.total for device in sample.devices}
 
 
 def host_memory() -> Bytes:

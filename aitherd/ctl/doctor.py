@@ -20,12 +20,11 @@ from aitherd.config import Fleet, Model
 from aitherd.config.commands import option
 from aitherd.core.ledger import Sample
 from aitherd.core.words import HOST, Bytes, Seconds, format_bytes
-from aitherd.ctl.configuration import MEASURING_TIMEOUT
+from aitherd.ctl.configuration import measured
 from aitherd.ctl.failure import Exit, Failure
 from aitherd.ctl.terminal import print_json, printable, style
 from aitherd.engines import engine
 from aitherd.host.memory import host_memory
-from aitherd.host.nvml import Nvml
 
 ENGINE_USER = "aither-engine"
 ENGINE_CACHE = "/var/cache/aither-engine"
@@ -55,7 +54,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Looks at the machine for all models, or for those named."""
     fleet, problems = config.load(config.directories(arguments.user), user=arguments.user)
     findings = [Finding(ERROR if problem.error else WARNING, "configuration", str(problem)) for problem in problems]
-    sample = asyncio.run(_sample())
+    sample = asyncio.run(measured())
     findings += _devices(sample)
     if fleet is not None:
         models = _chosen(fleet, arguments.names)
@@ -78,14 +77,6 @@ def _chosen(fleet: Fleet, names: Sequence[str]) -> Sequence[Model]:
         if name not in fleet.names:
             raise Failure(f"there is no model {name}", "aitherctl check-config lists them", status=Exit.UNKNOWN)
     return [fleet.models[fleet.names[name]] for name in names] or list(fleet.models.values())
-
-
-async def _sample() -> Sample:
-    nvml = Nvml()
-    try:
-        return await nvml.sample(MEASURING_TIMEOUT)
-    finally:
-        await nvml.close()
 
 
 def _devices(sample: Sample) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ def enable(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"aitherctl: {problem}", file=sys.stderr)
     good = [path for path in placed if path not in bad]
-    _done(arguments, "enabled", [path.stem for path in good], changed=bool(good))
+    announce(arguments, "enabled", [path.stem for path in good], changed=bool(good))
     if bad:
         corrected = ", ".join(str(_aside(path)) for path in sorted(bad))
         raise Failure("not enabled: " + ", ".join(sorted(path.stem for path in bad)), f"correct {corrected} and retry")
@@ -50,7 +50,7 @@ def enable(arguments: argparse.Namespace) -> int:
 def disable(arguments: argparse.Namespace) -> int:
     """Takes model files out of force, and the daemon in the picture."""
     names = list(dict.fromkeys(arguments.names))
-    paths = [_directory(arguments) / f"{name}.toml" for name in names]
+    paths = [administrators(arguments) / f"{name}.toml" for name in names]
     for path in paths:
         if not os.path.lexists(path):
             raise Failure(
@@ -62,8 +62,8 @@ def disable(arguments: argparse.Namespace) -> int:
         try:
             path.rename(_aside(path))
         except OSError as error:
-            raise _cannot(path, error) from error
-    _done(arguments, "disabled", names, changed=True)
+            raise cannot(path, error) from error
+    announce(arguments, "disabled", names, changed=True)
     return Exit.OK
 
 
@@ -75,7 +75,7 @@ def shipped() -> Mapping[str, Path]:
 
 def _place(name: str, available: Mapping[str, Path], arguments: argparse.Namespace) -> Path | None:
     """Puts one file in force; None when one of that name is."""
-    path = _directory(arguments) / f"{name}.toml"
+    path = administrators(arguments) / f"{name}.toml"
     if os.path.lexists(path):
         return None
     own = _aside(path)
@@ -91,7 +91,7 @@ def _place(name: str, available: Mapping[str, Path], arguments: argparse.Namespa
             shutil.copyfile(available[name], own)
         own.rename(path)
     except OSError as error:
-        raise _cannot(path, error) from error
+        raise cannot(path, error) from error
     return path
 
 
@@ -104,14 +104,14 @@ def _check(placed: Sequence[Path], arguments: argparse.Namespace) -> list[Proble
     return [problem for problem in found if problem.path in placed]
 
 
-def _done(arguments: argparse.Namespace, how: str, names: Sequence[str], *, changed: bool) -> None:
+def announce(arguments: argparse.Namespace, how: str, names: Sequence[str], *, changed: bool) -> None:
     """Has systemd make the units and the daemon read the files; says what was done, and what is left to do."""
     running = changed and not arguments.no_reload and _reload(arguments)
     if arguments.json:
         print_json({how: list(names), "reloaded": running})
         return
     for name in names:
-        print(f"{how} {name} ({_directory(arguments) / f'{name}.toml'})")
+        print(f"{how} {name} ({administrators(arguments) / f'{name}.toml'})")
     manager = "systemctl --user" if arguments.user else "systemctl"
     if changed and arguments.no_reload:
         print(f"to take effect: {manager} daemon-reload && aitherctl reload")
@@ -135,7 +135,7 @@ def _reload(arguments: argparse.Namespace) -> bool:
     return run(arguments, tell) == Exit.OK
 
 
-def _directory(arguments: argparse.Namespace) -> Path:
+def administrators(arguments: argparse.Namespace) -> Path:
     """Where the administrator's files are."""
     return config.directories(arguments.user)[0] / "models.d"
 
@@ -144,6 +144,6 @@ def _aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.disabled")
 
 
-def _cannot(path: Path, error: OSError) -> Failure:
+def cannot(path: Path, error: OSError) -> Failure:
     remedy = "run it as root" if isinstance(error, PermissionError) else "make room for it"
     return Failure(f"cannot write {path}: {(error.strerror or str(error)).lower()}", remedy)
