@@ -63,3 +63,13 @@ class DeviceObject(Announced, interface_name=DEVICE):
     def problem(self) -> str:
         """Why it cannot be measured and what to do about it; empty when it can."""
         return text(self.view.problem)
+
+    @dbus_property_async("d", property_name="Watts")
+    def watts(self) -> float:
+        """Power that it draws, as last measured; negative where that is not known. Its changes are not announced."""
+        return -1.0 if self.view.watts is None else self.view.watts
+
+    @dbus_property_async("d", property_name="Busy")
+    def busy(self) -> float:
+        """Part of the time in which it computed lately, 0 to 1; negative where that is not known. Likewise."""
+        return -1.0 if self.view.busy is None else self.view.busy

@@ -194,7 +194,13 @@ def parser() -> Parser:
 
     command("upstreams", "routes:upstreams", "Lists the servers outside of this machine and how they are.")
     route = command("route", "routes:route", "Explains where a request would go. Sends none.")
-    route.add_argument("name", type=model_name, metavar="NAME", help="what the request names as its model")
+    route.add_argument("name", nargs="?", type=model_name, metavar="NAME", help="what the request names as its model")
+    route.add_argument("--tier", type=model_name, metavar="TIER", help="as X-Aither-Tier would say it")
+    route.add_argument("--effort", metavar="EFFORT", help="as reasoning_effort would say it")
+    route.add_argument("--local-only", action="store_true", help="as X-Aither-Local: only would say it")
+    route.add_argument(
+        "--needs", action="append", metavar="ABILITY", help="what it asks for, as in vision; may be repeated"
+    )
 
     for name, text in (
         ("enable", "Puts shipped model files in force: the whole fleet, or some models."),

@@ -17,7 +17,7 @@ from sdbus.sd_bus_internals import (
     sd_bus_open_user,
 )
 
-from aitherd.bus.names import BUS_NAME, DEVICE, ERROR, MANAGER, MODEL, ROOT, model_path
+from aitherd.bus.names import BUS_NAME, DEVICE, ERROR, MANAGER, MODEL, ROOT, UPSTREAM, model_path
 from aitherd.core.words import Seconds
 from aitherd.ctl.failure import Exit, Failure
 
@@ -37,6 +37,7 @@ NO_MEMORY = 2**64 - 1
 
 INSTANTS = frozenset({"Since", "LastUsed", "StopsAt"})
 TEXT_OR_NONE = frozenset({"Endpoint"})
+NEGATIVE_FOR_NONE = frozenset({"DailyCap", "Watts", "Busy"})
 
 Values = dict[str, Any]
 """Properties of a model or a device under the names that `--json` uses: instants in seconds, null for none."""
@@ -86,11 +87,16 @@ class Client:
             return (await self.bus.call_async(call)).get_contents()
         except SdBusUnmappedMessageError as error:
             name, message = error.args
-            raise failure(name, message) from error
+            raise self._failure(name, message) from error
         except DbusFailedError as error:
-            raise failure(error.dbus_error_name, str(error)) from error
+            raise self._failure(error.dbus_error_name, str(error)) from error
         except SdBusBaseError as error:
             raise self._lost() from error
+
+    def _failure(self, name: str, message: str) -> Failure:
+        # When ssh ends, that is all that is known of a call: that there was no reply.
+        ended = name in (f"{BROKER}.Error.NoReply", f"{BROKER}.Error.Disconnected")
+        return self._lost() if self.host and ended else failure(name, message)
 
     def _lost(self) -> Failure:
         if self.host:
@@ -119,6 +125,12 @@ class Client:
         models = [plain(interfaces[MODEL]) for interfaces in objects.values() if MODEL in interfaces]
         devices = [plain(interfaces[DEVICE]) for interfaces in objects.values() if DEVICE in interfaces]
         return sorted(models, key=lambda one: str(one["name"])), sorted(devices, key=lambda one: str(one["id"]))
+
+    async def upstreams(self) -> list[Values]:
+        """All upstreams, by name."""
+        objects = await self.ask(BUS_NAME, ROOT, OBJECT_MANAGER, "GetManagedObjects")
+        found = [plain(interfaces[UPSTREAM]) for interfaces in objects.values() if UPSTREAM in interfaces]
+        return sorted(found, key=lambda one: str(one["name"]))
 
     async def model(self, name: str) -> Values:
         """One model, by its name or one that it serves."""
@@ -183,12 +195,26 @@ def plain(values: Mapping[str, tuple[str, Any]]) -> Values:
             value = value / 1_000_000 if value else None
         elif name in TEXT_OR_NONE:
             value = value or None
+        elif name == "Latency":
+            value = value / 1_000_000 if value else None
+        elif name in NEGATIVE_FOR_NONE:
+            value = None if value < 0 else value
         elif name == "Leases":
             value = lease_values(value)
+        elif name == "Nodes":
+            value = [_node(row) for row in value]
         elif name == "Foreign":
             value = [{"name": owner, "pid": pid, "bytes": count} for owner, pid, count in value]
         out[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()] = value
     return out
+
+
+def _node(row: tuple[Any, ...]) -> Values:
+    """One address of an upstream."""
+    names = ("url", "circuit", "failure", "in_flight", "concurrency", "weight", "latency")
+    found = dict(zip(names, row, strict=True))
+    found["latency"] = found["latency"] / 1_000_000 if found["latency"] else None
+    return found
 
 
 def lease_values(rows: Iterable[tuple[Any, ...]]) -> list[Values]:
