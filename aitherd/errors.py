@@ -97,6 +97,18 @@ class AlwaysHeld(AitherError):
     status, code, dbus_name = 409, "always_held", "AlwaysHeld"
 
 
+class CannotSleep(AitherError):
+    """The model cannot be put to sleep, or did not stay alive asleep."""
+
+    status, code, dbus_name = 409, "cannot_sleep", "CannotSleep"
+
+
+class NotAsleep(AitherError):
+    """The model does not sleep, so that it cannot be woken."""
+
+    status, code, dbus_name = 409, "not_asleep", "NotAsleep"
+
+
 class Stopped(AitherError):
     """The model was stopped by a person while the request waited."""
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 from sdbus.dbus_proxy_async_method import DbusMethodAsync
 from sdbus.dbus_proxy_async_property import DbusPropertyAsync
+from sdbus.dbus_proxy_async_signal import DbusSignalAsync
 
 from aitherd.bus.introspection import OBJECTS
 from aitherd.config import kinds
@@ -32,7 +33,7 @@ SETTINGS, MODEL = PAGES / "aitherd.toml.5", PAGES / "aither-model.5"
 
 HYPHEN = "\\-"
 """A hyphen that is typed, and searched for, as one."""
-COMMON = ("-h", "--user", "--system", "--json")
+COMMON = ("-h", "--user", "--system", "-H", "--json")
 """Options that every command has: said once, by hand."""
 
 NOUNS: tuple[tuple[Any, str], ...] = (
@@ -221,6 +222,9 @@ def _interfaces() -> Iterator[str]:
             elif isinstance(member, DbusPropertyAsync):
                 yield f".TP\n{literal(member.property_name)} ({member.property_signature})\n"
                 yield f"{escaped(_text(member.__doc__))}\n"
+            elif isinstance(member, DbusSignalAsync):
+                says = _typed(member.signal_signature, member.args_names)
+                yield f".TP\nSignal {literal(member.signal_name)}({says})\n{escaped(_text(member.__doc__))}\n"
 
 
 def _typed(signature: str, names: Any) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from sdbus import DbusPropertyConstFlag
+from sdbus import DbusPropertyConstFlag, DbusPropertyEmitsChangeFlag
 from sdbus.dbus_proxy_async_method import DbusMethodAsync
 from sdbus.dbus_proxy_async_property import DbusPropertyAsync
+from sdbus.dbus_proxy_async_signal import DbusSignalAsync
 
 from aitherd.bus.announced import Announced
 from aitherd.bus.device import DeviceObject
@@ -55,6 +56,8 @@ def interface(kind: type[Announced]) -> Iterator[str]:
             yield from _method(member)
         elif isinstance(member, DbusPropertyAsync):
             yield from _property(member)
+        elif isinstance(member, DbusSignalAsync):
+            yield from _signal(member)
     yield "</interface>"
 
 
@@ -69,17 +72,26 @@ def _method(method: DbusMethodAsync) -> Iterator[str]:
     yield "  </method>"
 
 
-def _arguments(signature: str, names: Sequence[str], direction: str) -> Iterator[str]:
+def _arguments(signature: str, names: Sequence[str], direction: str = "") -> Iterator[str]:
+    way = f' direction="{direction}"' if direction else ""
     for name, kind in zip(names, complete_types(signature), strict=True):
-        yield f'    <arg type={quoteattr(kind)} name={quoteattr(name)} direction="{direction}"/>'
+        yield f"    <arg type={quoteattr(kind)} name={quoteattr(name)}{way}/>"
+
+
+def _signal(entry: DbusSignalAsync[object]) -> Iterator[str]:
+    yield f"  <signal name={quoteattr(entry.signal_name)}>"
+    yield from _comment(entry.__doc__, "    ")
+    yield from _arguments(entry.signal_signature, entry.args_names)
+    yield "  </signal>"
 
 
 def _property(entry: DbusPropertyAsync[object]) -> Iterator[str]:
     yield f'  <property name={quoteattr(entry.property_name)} type={quoteattr(entry.property_signature)} access="read">'
     yield from _comment(entry.__doc__, "    ")
-    if entry.flags & DbusPropertyConstFlag:
+    if not entry.flags & DbusPropertyEmitsChangeFlag:
         # Without the annotation a change is announced with its value.
-        yield '    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="const"/>'
+        value = "const" if entry.flags & DbusPropertyConstFlag else "false"
+        yield f'    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="{value}"/>'
     yield "  </property>"
 
 

@@ -14,6 +14,7 @@ from sdbus import (
     DbusUnprivilegedFlag,
     dbus_method_async,
     dbus_property_async,
+    dbus_signal_async,
     get_current_message,
 )
 
@@ -84,6 +85,18 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
         """Ends the hold; the model idles out as usual."""
         name = self._resolve(model)
         await self._calls.run(partial(self._operations.release, name), Action.STOP, name)
+
+    @dbus_method_async("su", input_args_names=("model", "level"), flags=DbusUnprivilegedFlag, method_name="Sleep")
+    async def sleep(self, model: str, level: int) -> None:
+        """Ends the hold, drains the model and puts it to sleep, level 0 for its shallowest. Returns when it sleeps."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.sleep, name, level), Action.STOP, name)
+
+    @dbus_method_async("s", input_args_names=("model",), flags=DbusUnprivilegedFlag, method_name="Wake")
+    async def wake(self, model: str) -> None:
+        """Wakes a model that sleeps and leaves it to its idle timeout. Returns when it answers."""
+        name = self._resolve(model)
+        await self._calls.run(partial(self._operations.wake, name), Action.START, name, withdraw=True)
 
     @dbus_method_async(
         "s",
@@ -204,6 +217,13 @@ class ManagerObject(Announced, DbusObjectManagerInterfaceAsync, interface_name=M
             # A model that is configured no more has a history, too.
             kept = self._records.latest(model) or self._records.latest(self._resolve(model))
         return [record(one) for one in kept[-limit:]]
+
+    @dbus_signal_async(
+        "tsssa{sv}", signal_args_names=("time", "event", "model", "message", "fields"), signal_name="Recorded"
+    )
+    def recorded(self) -> Entry:
+        """A decision or a transition, as it is made: an entry of History."""
+        raise NotImplementedError
 
     @dbus_property_async("s", flags=DbusPropertyConstFlag, property_name="Version")
     def version(self) -> str:

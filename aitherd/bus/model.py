@@ -78,6 +78,18 @@ class ModelObject(Announced, interface_name=MODEL):
         name = self._status.name
         await self._calls.run(partial(self._operations.release, name), Action.STOP, name)
 
+    @dbus_method_async("u", input_args_names=("level",), flags=DbusUnprivilegedFlag, method_name="Sleep")
+    async def sleep(self, level: int) -> None:
+        """Ends the hold, drains the model and puts it to sleep, level 0 for its shallowest. Returns when it sleeps."""
+        name = self._status.name
+        await self._calls.run(partial(self._operations.sleep, name, level), Action.STOP, name)
+
+    @dbus_method_async(flags=DbusUnprivilegedFlag, method_name="Wake")
+    async def wake(self) -> None:
+        """Wakes it and leaves it to its idle timeout. Returns when it answers."""
+        name = self._status.name
+        await self._calls.run(partial(self._operations.wake, name), Action.START, name, withdraw=True)
+
     @dbus_property_async("s", flags=DbusPropertyConstFlag, property_name="Name")
     def name(self) -> str:
         """The noun of the command line and of the units."""

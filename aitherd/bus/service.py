@@ -24,6 +24,7 @@ from aitherd.bus.manager import ManagerObject
 from aitherd.bus.model import ModelObject
 from aitherd.bus.names import BUS_NAME, ROOT, device_path, model_path, upstream_path
 from aitherd.bus.upstream import Routes, UpstreamObject
+from aitherd.bus.values import record
 from aitherd.conductor.operations import Leasing, Operations
 from aitherd.conductor.records import Records
 from aitherd.errors import HostFailure
@@ -57,6 +58,9 @@ class BusService:
         self._announcer = Announcer(self._begin_turn)
         self._models: dict[str, ModelObject] = {}
         self._devices: dict[str, DeviceObject] = {}
+        self._records = records
+        self._recorded = 0
+        """The number of the record that was announced last."""
         self._routes = routes
         self._upstreams: dict[str, UpstreamObject] = {}
         self._exports: dict[DbusInterfaceBaseAsync, DbusExportHandle] = {}
@@ -75,7 +79,12 @@ class BusService:
         self._exports[self._manager] = self._manager.export_to_dbus(ROOT, self._bus)
         self._exports[self._log] = self._log.export_to_dbus(LOG_PATH, self._bus)
         self._manager.remember()
-        self._subscriptions = [self._operations.subscribe(self._changed), self._routes.subscribe(self._fared)]
+        self._recorded = self._records.total
+        self._subscriptions = [
+            self._operations.subscribe(self._changed),
+            self._routes.subscribe(self._fared),
+            self._records.subscribe(self._announce_records),
+        ]
         self._sync()
         try:
             await self._bus.request_name_async(BUS_NAME, 0)
@@ -157,6 +166,15 @@ class BusService:
         else:
             self._names_changed = True
             self._announcer.wake()
+
+    def _announce_records(self) -> None:
+        """The notice that there are new records."""
+        for number, one in self._records.since(self._recorded):
+            self._recorded = number
+            try:
+                self._manager.recorded.emit(record(one))
+            except SdBusBaseError:
+                self._disconnected.set()
 
     def _begin_turn(self) -> None:
         self._announcer.touch(self._manager)

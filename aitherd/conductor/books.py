@@ -95,6 +95,8 @@ class Book:
     """Somebody wants it stopped and waits for that."""
     stop_force: bool = False
     """… without waiting for requests in flight."""
+    stop_level: int = 0
+    """Not stopped but put to sleep at that level; 0 for a stop."""
     stop_done: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when nobody wants it stopped any more."""
     waiters: deque[Waiter] = field(default_factory=deque)

@@ -34,6 +34,7 @@ from aitherd.config import Fleet, Model, fitted
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.routing import Catalogue, nearest
+from aitherd.core.sleeping import put_to_sleep
 from aitherd.core.words import (
     DeviceView,
     Endpoint,
@@ -45,7 +46,7 @@ from aitherd.core.words import (
     World,
 )
 from aitherd.engines.base import Control
-from aitherd.errors import AitherError, AlwaysHeld, HostFailure, Stopped, UnknownModel
+from aitherd.errors import AitherError, AlwaysHeld, CannotSleep, HostFailure, NotAsleep, Stopped, UnknownModel
 from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
@@ -267,6 +268,7 @@ class Conductor:
         if book.residency in (Residency.ABSENT, Residency.QUARANTINED) and not self.scheduler.moves(model):
             return
         book.stop_wanted = True
+        book.stop_level = 0
         book.stop_force = book.stop_force or force
         if force:
             book.idle.set()  # a drain that waits already looks again
@@ -279,6 +281,28 @@ class Conductor:
             await self.stop(model, force=True)
         if book.residency is Residency.QUARANTINED:
             raise HostFailure(f"{model}: {book.error}", remedy="the device still holds them; see aitherctl devices")
+
+    async def sleep(self, model: str, level: int = 0) -> None:
+        book = self._known(model)
+        if book.residency is Residency.SLEEPING and level in (0, book.level):
+            return
+        step = put_to_sleep(self._world(), book.name, level)
+        if isinstance(step, str):
+            raise CannotSleep(step, remedy=f"aitherctl stop {model} stops it")
+        self._holds.end(book)
+        book.stop_wanted = True
+        book.stop_level = step.level
+        book.stop_done.clear()
+        self._changed(book.name)
+        await book.stop_done.wait()
+        if book.residency is not Residency.SLEEPING and not book.waiters:
+            raise CannotSleep(f"{model} is {book.residency} instead of asleep", remedy=f"see aitherctl why {model}")
+
+    async def wake(self, model: str) -> None:
+        book = self._known(model)
+        if book.residency not in (Residency.SLEEPING, Residency.STARTING, Residency.READY):
+            raise NotAsleep(f"{model} is {book.residency} and does not sleep", remedy=f"try aitherctl start {model}")
+        await self.start(model)
 
     async def plan(self, model: str) -> Plan | Refusal:
         return await self.scheduler.execution.plan(self._known(model))

@@ -27,6 +27,7 @@ from aitherd.core.policy import Policy
 from aitherd.core.queue import overdue_from
 from aitherd.core.relief import relieve
 from aitherd.core.residency import Event as Move
+from aitherd.core.sleeping import put_to_sleep
 from aitherd.core.words import (
     HOST,
     Bytes,
@@ -228,16 +229,28 @@ class Execution:
         book.say("")
 
     async def put_down(self, book: Book) -> None:
-        """Stops a model because somebody asked for it. One that turns out to work again has to be drained again."""
+        """Stops a model, or puts it to sleep, because somebody asked for it. One that turns out to work again has to be
+        drained again."""
         force = book.stop_force
         if book.residency in (Residency.READY, Residency.SLEEPING):
             if book.residency is Residency.READY and not force and await self._steps.refresh_busy(book):
                 return
-            if not await self._steps.stop(book, "asked to", force=force):
+            if book.stop_level:
+                # Decided anew: what could be done when it was asked for may not be possible after a long drain.
+                world = await self.survey()
+                # For others' decisions it is on its way already.
+                ready = replace(world.models[book.name], residency=Residency.READY)
+                step = put_to_sleep(replace(world, models={book.name: ready}), book.name, book.stop_level)
+                if isinstance(step, Step):
+                    expected = {device: -count for device, count in step.takes.items()}
+                    if not await self._steps.sleep(book, step.level, expected, step.why):
+                        return
+            elif not await self._steps.stop(book, "asked to", force=force):
                 return
         elif book.residency is Residency.FAILED:
             book.move(Move.CALM)
         book.stop_wanted = book.stop_force = False
+        book.stop_level = 0
         book.stop_done.set()
         book.changed(book.name)
 

@@ -186,6 +186,18 @@ class Operations(Protocol):
         `force` does not wait for requests in flight. Waiting requests end with Stopped.
         """
 
+    async def sleep(self, model: str, level: int = 0) -> None:
+        """Ends the hold, drains `model` and puts it to sleep at `level`, 0 for its shallowest.
+
+        Returns when its bytes are verified as returned. A request that comes meanwhile wakes it again.
+        Raises CannotSleep.
+        """
+
+    async def wake(self, model: str) -> None:
+        """Wakes `model` and leaves it to its idle timeout. Raises NotAsleep where there is nothing to wake, and else as
+        `start` does.
+        """
+
     async def plan(self, model: str) -> Plan | Refusal:
         """What bringing `model` in would do now, from a fresh measurement. Changes nothing."""
 

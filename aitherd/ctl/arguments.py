@@ -187,7 +187,9 @@ def parser() -> Parser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
     logs.add_argument("-n", "--lines", type=count, help="show only the last lines")
 
-    command("events", "events:events", "Shows decisions and transitions as they happen, until interrupted.")
+    _names(
+        command("events", "explain:events", "Shows decisions and transitions as they happen, until interrupted."), "*"
+    )
     top_ = command("top", "top:top", "Shows devices, models and the last decisions, live.")
     top_.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between looks (default: 1)")
     top_.add_argument("--once", action="store_true", help="show it once, without taking the screen")

@@ -139,16 +139,7 @@ class Client:
 
     async def history(self, model: str, limit: int) -> list[Values]:
         """The latest records about a model, oldest first."""
-        return [
-            {
-                "time": time / 1_000_000,
-                "event": event,
-                "model": about,
-                "message": message,
-                "fields": {key: value for key, (_, value) in fields.items()},
-            }
-            for time, event, about, message, fields in await self.manager("History", "su", model, limit)
-        ]
+        return [_record(row) for row in await self.manager("History", "su", model, limit)]
 
     async def host_memory(self, unit: str) -> int | None:
         """Host memory of a unit in bytes, as systemd accounts for it; None when it does not."""
@@ -159,6 +150,24 @@ class Client:
             # Not loaded, or no systemd on this bus: there is nothing to tell, and that is no failure.
             return None
         return None if count == NO_MEMORY else int(count)
+
+    async def watch_records(self, shown: Callable[[Values], None]) -> SdBusSlot:
+        """Calls `shown` with each record that is made, until the slot is closed."""
+
+        def receive(message: SdBusMessage) -> None:
+            shown(_record(message.parse_to_tuple()))
+
+        return await self.bus.match_signal_async(BUS_NAME, ROOT, MANAGER, "Recorded", receive)
+
+    async def watch_end(self, ended: Callable[[], None]) -> SdBusSlot:
+        """Calls `ended` when the daemon has left the bus."""
+
+        def receive(message: SdBusMessage) -> None:
+            name, _, owner = message.parse_to_tuple()
+            if name == BUS_NAME and not owner:
+                ended()
+
+        return await self.bus.match_signal_async(BROKER, BROKER_PATH, BROKER, "NameOwnerChanged", receive)
 
     async def watch(self, model: str, changed: Callable[[Mapping[str, Any]], None]) -> SdBusSlot:
         """Calls `changed` with the properties of a model that change, until the slot is closed."""
@@ -207,6 +216,13 @@ def plain(values: Mapping[str, tuple[str, Any]]) -> Values:
             value = [{"name": owner, "pid": pid, "bytes": count} for owner, pid, count in value]
         out[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()] = value
     return out
+
+
+def _record(row: tuple[Any, ...]) -> Values:
+    """One record of History, or of the signal."""
+    time, event, model, message, fields = row
+    plain_fields = {key: value for key, (_, value) in fields.items()}
+    return {"time": time / 1_000_000, "event": event, "model": model, "message": message, "fields": plain_fields}
 
 
 def _node(row: tuple[Any, ...]) -> Values:

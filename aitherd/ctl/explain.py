@@ -1,8 +1,9 @@
-"""What would happen and what happened: `plan`, `why`."""
+"""What would happen, what happened, and what happens: `plan`, `why`, `events`."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from aitherd.core.words import format_bytes, format_seconds
 from aitherd.ctl.client import Client, Values, run
-from aitherd.ctl.failure import Exit
+from aitherd.ctl.failure import Exit, Failure
 from aitherd.ctl.terminal import RESIDENCIES, instant, print_json, printable, style, table
 
 EVENTS = {"failed": "red", "quarantined": "red", "lagging": "yellow", "refused": "yellow", "ready": "green"}
@@ -54,6 +55,30 @@ def why(arguments: argparse.Namespace) -> int:
             print(f"  {printable(text)}")
         print("\n".join(record_lines(records)) or "nothing has happened to it since aitherd started")
         return Exit.OK
+
+    return run(arguments, command)
+
+
+def events(arguments: argparse.Namespace) -> int:
+    """What happens from now on, of some models or of all, until it is interrupted or the daemon goes away."""
+
+    async def command(client: Client) -> int:
+        names = {(await client.model(name))["name"] for name in arguments.names}
+        # Starts the daemon, and is here before anything that happens next.
+        await client.daemon()
+        ended = asyncio.Event()
+
+        def show(one: Values) -> None:
+            if names and one["model"] not in names:
+                return
+            # A pipe gets each line as it comes.
+            print(json.dumps(one) if arguments.json else next(record_lines([one])), flush=True)
+
+        slots = [await client.watch_records(show), await client.watch_end(ended.set)]
+        await ended.wait()
+        for slot in slots:
+            slot.close()
+        raise Failure("aitherd has ended", "see journalctl -u aitherd")
 
     return run(arguments, command)
 

@@ -68,6 +68,12 @@ class Ready:
     async def stop(self, model: str, *, force: bool = False) -> None:
         """Not here."""
 
+    async def sleep(self, model: str, level: int = 0) -> None:
+        """Not here."""
+
+    async def wake(self, model: str) -> None:
+        """Not here."""
+
     async def plan(self, model: str) -> Plan | Refusal:
         """Nothing to do."""
         return Plan(model, (), (), {}, "ready")

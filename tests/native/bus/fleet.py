@@ -150,6 +150,12 @@ class SmallFleet:
         self.records.add(Event.STOPPED, f"{model} is stopped", model=model, bytes=5 * GIB, seconds=0.5, forced=force)
         self.change(model, residency=Residency.ABSENT, held=False, measured={})
 
+    async def sleep(self, model: str, level: int = 0) -> None:
+        self.change(model, residency=Residency.SLEEPING, level=max(level, 1), held=False)
+
+    async def wake(self, model: str) -> None:
+        self.change(model, residency=Residency.READY, level=0)
+
     async def plan(self, model: str) -> Plan | Refusal:
         if model == "broken":
             holder = Holder("orchestrator", "gpu0", 19 * GIB, "essential")

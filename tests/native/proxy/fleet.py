@@ -126,6 +126,12 @@ class Fleet:
         self.stopped.append(model)
         self.change(model, residency=Residency.ABSENT, measured={})
 
+    async def sleep(self, model: str, level: int = 0) -> None:
+        self.change(model, residency=Residency.SLEEPING, level=max(level, 1), held=False)
+
+    async def wake(self, model: str) -> None:
+        self.change(model, residency=Residency.READY, level=0)
+
     async def plan(self, model: str) -> Plan | Refusal:
         return Plan(model, (), (), {}, "for tests")
 
