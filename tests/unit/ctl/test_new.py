@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aitherd import config
 from aitherd.config import Fleet, Model
-from aitherd.config.written import NAME
+from aitherd.config.kinds import NAME
 from aitherd.ctl.__main__ import main
 from aitherd.ctl.drafts import TEMPLATES, draft, file_name, model_file, template
 from aitherd.ctl.failure import Failure
