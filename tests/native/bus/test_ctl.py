@@ -61,6 +61,7 @@ async def test_list_for_programs_and_for_people(broker: Broker, fleet: SmallFlee
         "endpoint": "unix:/run/aither-engine/orchestrator/http.sock",
         "error": "",
         "stage": "",
+        "start_seconds": 0.0,
     }
     head, *rows = (await ctl(broker, "list")).out.splitlines()
     assert head.split() == ["MODEL", "CLASS", "RESIDENCY", "VRAM", "NEEDS", "REQUESTS", "STOPS", "DESCRIPTION"]

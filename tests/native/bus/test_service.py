@@ -93,6 +93,8 @@ async def test_a_device_is_shown_as_measured(client: Client, service: BusService
         "Name": "NVIDIA GeForce RTX 5090",
         "Total": 32 * GIB,
         "Free": 7 * GIB,
+        "Watts": -1.0,
+        "Busy": -1.0,
         "Reserve": GIB // 2,
         "Quarantined": 0,
         "Foreign": [("gnome-shell", 4711, 300 * 2**20)],

@@ -113,7 +113,9 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
 
 def test_the_options_before_commands_are_all_described() -> None:
     known = {option for action in parser()._actions for option in action.option_strings}
-    assert set(re.findall(r"(?<!\S)--?[a-zA-Z]+", " ".join(tags(section(CONTROL, "OPTIONS"))).replace(",", " "))) == known
+    assert (
+        set(re.findall(r"(?<!\S)--?[a-zA-Z]+", " ".join(tags(section(CONTROL, "OPTIONS"))).replace(",", " "))) == known
+    )
 
 
 def test_every_option_of_a_page_is_one_of_aitherctl() -> None:
