@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from aitherd.config.commands import option, options, utilization
+from aitherd.config.kinds import NAME
 from aitherd.config.problem import BadValue
 from aitherd.config.units import size_text
-from aitherd.config.kinds import NAME
 from aitherd.core.words import Bytes
 from aitherd.ctl.failure import Exit, Failure
 from aitherd.engines import engine
