@@ -1,7 +1,7 @@
 """The operations that every edge shares (`operations.Operations`), over books that only this package writes.
 
-What a person or a request wants is noted in the books here; the scheduler sees to it. Taking over what runs already is
-in `adoption.py`.
+What a request wants is noted in the books here, what a person wants in `wishes.py`; the scheduler sees to it. Taking
+over what runs already is in `adoption.py`.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from aitherd.conductor.rise import Rise
 from aitherd.conductor.scheduler import Scheduler
 from aitherd.conductor.steps import Steps
 from aitherd.conductor.store import State, Store, learning_key
+from aitherd.conductor.wishes import Wishes
 from aitherd.config import Fleet, Model, fitted
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.routing import Catalogue, nearest
-from aitherd.core.sleeping import put_to_sleep
 from aitherd.core.words import (
     DeviceView,
     Endpoint,
     Plan,
     Refusal,
     Residency,
-    ResidencyClass,
     Seconds,
     World,
 )
 from aitherd.engines.base import Control
-from aitherd.errors import AitherError, AlwaysHeld, CannotSleep, HostFailure, NotAsleep, Stopped, UnknownModel
+from aitherd.errors import AitherError, UnknownModel
 from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
@@ -111,6 +110,9 @@ class Conductor:
             let_go=self._holds.end,
             background=self._background,
             clock=clock,
+        )
+        self._wishes = Wishes(
+            self._holds, systemd, self.scheduler, self.observer, records, lambda: self.fleet.settings, self._changed
         )
         self.adoption = Adoption(
             self.books,
@@ -222,87 +224,22 @@ class Conductor:
         return claim
 
     async def start(self, model: str) -> None:
-        book = self._known(model)
-        self._forgive(book)
-        if book.residency is not Residency.READY:
-            self.records.add(Event.DEMAND, f"{model} is to be started; it is {book.residency}", model=model)
-            await demand.wait(book, claim=False, timeout=None, limit=None)
+        await self._wishes.start(self._known(model))
 
     async def hold(self, model: str) -> None:
-        book = self._known(model)
-        already = book.held
-        # Held from the first moment on, so that it is not evicted between becoming ready and being held.
-        book.held = True
-        if book.residency is Residency.STOPPING:
-            book.idle.set()  # a drain that makes room for another looks again, and leaves it
-        try:
-            await self.start(model)
-        finally:
-            if not already and book.residency is not Residency.READY:
-                book.held = False
-        if not already and book.held:
-            # Nobody released it while it came up.
-            self._holds.begin(book)
+        await self._wishes.hold(self._known(model))
 
     async def release(self, model: str) -> None:
-        book = self._known(model)
-        if book.model.residency_class is ResidencyClass.ESSENTIAL:
-            raise AlwaysHeld(
-                f"{model} is essential and cannot be released",
-                remedy=f"aitherctl stop {model} stops it; its class is set in {book.model.path}",
-            )
-        self._holds.end(book)
+        self._wishes.release(self._known(model))
 
     async def stop(self, model: str, *, force: bool = False) -> None:
-        book = self._known(model)
-        if book.unit_leaving:
-            # The unit's own stop command, run because its engine died, was released or is being stopped already.
-            await book.stop_done.wait()
-            return
-        going_down = await self.systemd.stopping()
-        # A machine that goes down stops everything; that is nobody's wish for the time after.
-        book.stopped_by_person = not going_down
-        book.wanted = False
-        self._holds.end(book)
-        demand.refuse(book, Stopped(f"{model} was stopped by a person", remedy="ask again to load it anew"))
-        if book.residency in (Residency.ABSENT, Residency.QUARANTINED) and not self.scheduler.moves(model):
-            return
-        book.stop_wanted = True
-        book.stop_level = 0
-        book.stop_force = book.stop_force or force
-        if force:
-            book.idle.set()  # a drain that waits already looks again
-        book.stop_done.clear()
-        self._changed(model)
-        try:
-            async with asyncio.timeout(self.fleet.settings.drain_timeout if going_down and not force else None):
-                await book.stop_done.wait()
-        except TimeoutError:
-            await self.stop(model, force=True)
-        if book.residency is Residency.QUARANTINED:
-            raise HostFailure(f"{model}: {book.error}", remedy="the device still holds them; see aitherctl devices")
+        await self._wishes.stop(self._known(model), force=force)
 
     async def sleep(self, model: str, level: int = 0) -> None:
-        book = self._known(model)
-        if book.residency is Residency.SLEEPING and level in (0, book.level):
-            return
-        step = put_to_sleep(self._world(), book.name, level)
-        if isinstance(step, str):
-            raise CannotSleep(step, remedy=f"aitherctl stop {model} stops it")
-        self._holds.end(book)
-        book.stop_wanted = True
-        book.stop_level = step.level
-        book.stop_done.clear()
-        self._changed(book.name)
-        await book.stop_done.wait()
-        if book.residency is not Residency.SLEEPING and not book.waiters:
-            raise CannotSleep(f"{model} is {book.residency} instead of asleep", remedy=f"see aitherctl why {model}")
+        await self._wishes.sleep(self._known(model), level)
 
     async def wake(self, model: str) -> None:
-        book = self._known(model)
-        if book.residency not in (Residency.SLEEPING, Residency.STARTING, Residency.READY):
-            raise NotAsleep(f"{model} is {book.residency} and does not sleep", remedy=f"try aitherctl start {model}")
-        await self.start(model)
+        await self._wishes.wake(self._known(model))
 
     async def plan(self, model: str) -> Plan | Refusal:
         return await self.scheduler.execution.plan(self._known(model))
@@ -361,13 +298,6 @@ class Conductor:
         for book in self.books.values():
             if not book.model.vram and book.model.utilization is not None and self.meter.totals:
                 book.model = self.fleet.sized(self.meter.totals).models.get(book.name, book.model)
-
-    def _forgive(self, book: Book) -> None:
-        """A person asks: no back-off, and bytes that are lost stay lost without keeping the model down."""
-        book.stopped_by_person = False
-        book.retry_at = 0.0
-        if book.residency is Residency.QUARANTINED:
-            self.observer.found(book)
 
     async def _hold_again(self, book: Book) -> None:
         """Takes up a hold that an earlier daemon had."""
