@@ -1,4 +1,4 @@
-"""What people ask of a model: start, hold, release, stop, sleep, wake. It is noted in its book; the scheduler sees to it.
+"""What people ask of a model: start, hold, release, stop, sleep, wake. Noted in its book; the scheduler sees to it.
 
 What requests ask for, and what happens of itself, is not here.
 """
