@@ -129,7 +129,7 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(conductor.run(), name="conductor"),
-                    group.create_task(self._keep_alive(), name="watchdog"),
+                    group.create_task(self._keep_alive(conductor), name="watchdog"),
                     group.create_task(self._keep_status(conductor), name="status"),
                     group.create_task(warm_up(), name="warm-up"),
                     group.create_task(self._until_disconnected(service), name="bus"),
@@ -178,10 +178,12 @@ class Daemon:
         with suppress(ConfigurationRefused):
             self._reload(conductor, routing, callers)
 
-    async def _keep_alive(self) -> None:
-        """Feeds the watchdog, from the loop that does the work: one that hangs feeds nothing."""
+    async def _keep_alive(self, conductor: Conductor) -> None:
+        """Feeds the watchdog each time that the loops which schedule and measure have gone round, and only then."""
         interval = notify.watchdog_interval()
         while interval is not None:
+            for turns in (conductor.scheduler.turns, conductor.observer.turns):
+                await turns.prove()
             notify.watchdog()
             await asyncio.sleep(interval)
 

@@ -15,6 +15,7 @@ from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import BACKOFF_FIRST, Rise
 from aitherd.conductor.steps import Steps
+from aitherd.conductor.turns import Turns
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Residency, Seconds
@@ -46,7 +47,7 @@ class Observer:
         clock: Clock,
     ) -> None:
         self._clock = clock
-        self._nudged = asyncio.Event()
+        self.turns = Turns()
         self._books = books
         self._systemd = systemd
         self._meter = meter
@@ -63,10 +64,10 @@ class Observer:
         """Measures at intervals until cancelled; calls `measured` each time."""
         last = self._clock.monotonic()
         while True:
-            self._nudged.clear()
+            self.turns.begin()
             try:
                 async with asyncio.timeout(max(last + self._interval() - self._clock.monotonic(), 0.0)):
-                    await self._nudged.wait()
+                    await self.turns.wait()
                 continue
             except TimeoutError:
                 last = self._clock.monotonic()
@@ -84,7 +85,7 @@ class Observer:
 
     def nudge(self) -> None:
         """Something changed, perhaps how often to measure."""
-        self._nudged.set()
+        self.turns.want()
 
     def _interval(self) -> Seconds:
         if self._moving():

@@ -23,6 +23,7 @@ from aitherd.conductor.records import Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.steps import Steps
 from aitherd.conductor.transitions import Transitions
+from aitherd.conductor.turns import Turns
 from aitherd.config import Settings
 from aitherd.core.queue import order
 from aitherd.core.relief import relieve
@@ -55,7 +56,7 @@ class Scheduler:
         self._meter = meter
         self._granting = granting
         self._clock = clock
-        self._changed = asyncio.Event()
+        self.turns = Turns()
         self._transitions = Transitions(self.nudge)
         self._deferral = Deferral()
         self.execution = Execution(
@@ -69,13 +70,13 @@ class Scheduler:
 
     def nudge(self) -> None:
         """Something changed."""
-        self._changed.set()
+        self.turns.want()
 
     def used(self, model: str) -> None:
         """A request of `model` began or ended, which only matters where that leaves it idle."""
         book = self._books.get(model)
         if book is not None and not book.busy and (self._deferral or book.stop_wanted):
-            self._changed.set()
+            self.turns.want()
 
     @property
     def moving(self) -> bool:
@@ -90,11 +91,11 @@ class Scheduler:
         """Assigns for ever. Cancelling ends the transitions too; units that are loading go on and are adopted later."""
         try:
             while True:
-                self._changed.clear()
+                self.turns.begin()
                 due = self._assign(self._clock.monotonic())
                 try:
                     async with asyncio.timeout(None if due is None else max(due - self._clock.monotonic(), 0.0)):
-                        await self._changed.wait()
+                        await self.turns.wait()
                 except TimeoutError:
                     continue
         finally:
