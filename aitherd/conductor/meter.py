@@ -15,7 +15,7 @@ from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.leases import Leases
 from aitherd.conductor.records import Event, Records
 from aitherd.config import Settings
-from aitherd.core.ledger import Accounts, Sample, account, implausible
+from aitherd.core.ledger import Accounts, Sample, account, believed, carried
 from aitherd.core.words import HOST, Bytes, DeviceId, DeviceView, Seconds
 from aitherd.host.memory import HostMemory, host_memory
 
@@ -66,41 +66,46 @@ class Meter:
         self.driver = ""
         """Driver version, part of what a learned footprint is keyed by."""
         self.uuids: Mapping[DeviceId, str] = {}
+        """Of all devices that were ever seen."""
         self.problem = ""
-        """Why the devices cannot be measured; empty while they can."""
+        """Why devices cannot be measured; empty while all can."""
 
     @property
     def totals(self) -> Mapping[DeviceId, Bytes]:
         """Sizes of the devices, as far as they have ever been measured."""
         return {name: view.total for name, view in self.accounts.devices.items() if view.total}
 
+    def sees(self, device: DeviceId) -> bool:
+        """Whether `device` was measured the last time."""
+        view = self.accounts.devices.get(device)
+        return view is not None and view.fresh
+
     async def measure(self) -> Accounts:
-        """Accounts from a sample that was taken after the call. While blind, the last good ones marked as not fresh."""
+        """Accounts from a sample that was taken after the call; of devices that are lost, the last good ones marked as
+        not fresh."""
         async with self._turn:
-            sample = await self._sampler.sample(SAMPLE_TIMEOUT)
-            problem = sample.problem or implausible(sample)
-            if problem:
-                self._blind(problem)
-            else:
-                self._read(sample)
+            self._read(believed(await self._sampler.sample(SAMPLE_TIMEOUT), self.uuids))
         return self.accounts
 
     def _read(self, sample: Sample) -> None:
-        if self.problem:
-            self.problem = ""
-            self._records.add(Event.DEVICE, "the devices can be measured again")
+        lost = sample.lost
+        if sample.problem:
+            lost = dict.fromkeys(self.accounts.devices.keys() - {HOST} or lost.keys() or {"gpu0"}, sample.problem)
+        self._note(sample.problem or "; ".join(f"{id}: {why}" for id, why in sorted(lost.items())))
         before = self.accounts
         books = list(self._books())
-        self.driver = sample.driver
-        self.uuids = {device.id: device.uuid for device in sample.devices}
-        lost: dict[DeviceId, Bytes] = {}
+        self.driver = sample.driver or self.driver
+        self.uuids = {**self.uuids, **{device.id: device.uuid for device in sample.devices}}
+        missing: dict[DeviceId, Bytes] = {}
         for book in books:
             for device, count in book.lost.items():
-                lost[device] = lost.get(device, 0) + count
+                missing[device] = missing.get(device, 0) + count
         groups = {book.name: book.control_group for book in books if book.control_group}
         leases = self._leases.claims()
         kin = self._leases.kin(process.pid for device in sample.devices for process in device.processes)
-        accounts = account(sample, groups, self._settings().reserve, lost, leases, kin)
+        reserve = self._settings().reserve
+        accounts = account(sample, groups, reserve, missing, leases, kin)
+        accounts = carried(accounts, before, lost, reserve)
         self.accounts = replace(accounts, devices={**accounts.devices, HOST: self._host()})
         for book in books:
             measured = self.accounts.measured.get(book.name, {})
@@ -110,18 +115,12 @@ class Meter:
         if self.accounts.devices != before.devices:
             self._changed()
 
-    def _blind(self, problem: str) -> None:
-        if problem != self.problem:
-            self.problem = problem
-            self._records.add(Event.DEVICE, f"nothing is loaded on a device: {problem}")
-            seen = {name: view for name, view in self.accounts.devices.items() if name != HOST}
-            # A device that was never seen still has to be named as the reason why nothing is loaded.
-            seen = seen or {"gpu0": DeviceView("gpu0", "unknown", total=0, free=0, reserve=self._settings().reserve)}
-            blind = {
-                name: replace(view, fresh=False, problem=problem, watts=None, busy=None) for name, view in seen.items()
-            }
-            self.accounts = replace(self.accounts, devices={**blind, HOST: self._host()})
-            self._changed()
+    def _note(self, problem: str) -> None:
+        if problem == self.problem:
+            return
+        self.problem = problem
+        said = f"nothing is loaded on a device: {problem}" if problem else "the devices can be measured again"
+        self._records.add(Event.DEVICE, said)
 
     def _host(self) -> DeviceView:
         """Host memory, which sleepers compete for. In coarse steps: it changes with every breath of the machine."""

@@ -108,7 +108,9 @@ class Observer:
 
     def _is_back(self, book: Book, accounts: Accounts) -> bool:
         """Whether a quarantined model's bytes are measured as returned."""
-        if book.residency is not Residency.QUARANTINED or book.lost_since is None or self._meter.problem:
+        if book.residency is not Residency.QUARANTINED or book.lost_since is None:
+            return False
+        if not all(self._meter.sees(device) for device in book.lost):
             return False
         return not outstanding(book.lost_since, accounts, book.name, book.lost)
 

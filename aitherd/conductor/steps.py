@@ -322,10 +322,9 @@ class Steps:
         lagging = moved = False
         while True:
             now = await self._meter.measure()
-            if self._meter.problem:
-                # Nothing can be verified; nothing will be loaded on that device either until it can.
-                return NO_BYTES
-            missing = outstanding(before, now, book.name, expected)
+            # Where nothing can be verified nothing will be loaded either, until it can.
+            seen = {device: count for device, count in expected.items() if self._meter.sees(device)}
+            missing = outstanding(before, now, book.name, seen)
             instant = self._clock.monotonic()
             if not missing or instant >= deadline or (partly and moved and instant - since > SETTLED):
                 return missing

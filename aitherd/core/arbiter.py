@@ -112,7 +112,7 @@ class _Decision:
             never = refusal.never(view, world)
             if never is not None:
                 return never
-            if len(seen) < max(len(devices), span):
+            if refusal.only_unseen(view, world, devices, seen):
                 return refusal.blind(view, world, devices)
             return refusal.not_now(view, world, each, most, self._promised, self._now, self._policy)
         return self._plan(*self._place(able, span, need, yielding), need)

@@ -7,12 +7,14 @@ Only what the driver reports is booked, nothing that was declared or hoped for. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from aitherd.core.words import HOST, NO_BYTES, Bytes, Claim, DeviceId, DeviceView, Seconds, format_bytes
 
 NO_KIN: Mapping[int, int] = MappingProxyType({})
+NO_LOSS: Mapping[DeviceId, str] = MappingProxyType({})
+NO_UUIDS: Mapping[DeviceId, str] = MappingProxyType({})
 SLACK: Bytes = 64 * 2**20
 """Bytes that come and go with other programs' contexts and belong to no process: fewer than this are not waited for."""
 
@@ -55,7 +57,9 @@ class Sample:
     """Version of the driver; empty when it does not answer."""
     devices: tuple[DeviceSample, ...]
     problem: str = ""
-    """Why nothing can be measured, with the remedy; empty when all is well."""
+    """Why nothing can be measured, with the remedy; empty when something can."""
+    lost: Mapping[DeviceId, str] = field(default_factory=lambda: NO_LOSS)
+    """Devices that cannot be measured while others can: why, with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +76,66 @@ class Accounts:
     """
 
 
-def implausible(sample: Sample) -> str:
-    """Why `sample` cannot be true, naming the device; empty when it can. A sample that cannot be true is dropped."""
-    seen: set[DeviceId] = set()
+def believed(sample: Sample, known: Mapping[DeviceId, str] = NO_UUIDS) -> Sample:
+    """The sample as far as it can be true, with each device under the id that it was first seen under.
+
+    `known` are the UUIDs of the devices seen before, by id: a driver that lost one numbers the others anew. Those that
+    are missing, or reported in numbers that cannot be true, are `lost`. Where nothing is left to believe, that is the
+    `problem`.
+    """
+    if sample.problem:
+        return sample
+    ids = {uuid: id for id, uuid in known.items() if uuid}
+    devices: dict[DeviceId, DeviceSample] = {}
+    lost = dict(sample.lost)
     for device in sample.devices:
-        if device.id in seen:
-            return f"{device.id} was reported twice"
-        seen.add(device.id)
-        if device.total <= 0:
-            return f"{device.id} reports a size of {format_bytes(device.total)}"
-        if not 0 <= device.free <= device.total:
-            return f"{device.id} reports {format_bytes(device.free)} free of {format_bytes(device.total)}"
-        for process in device.processes:
-            if process.bytes is not None and not 0 <= process.bytes <= device.total:
-                return (
-                    f"{device.id} reports {format_bytes(process.bytes)} of {format_bytes(device.total)} "
-                    f"in use by {process.name} ({process.pid})"
-                )
+        id = ids.get(device.uuid, device.id)
+        if id in devices:
+            return replace(sample, devices=(), problem=f"{id} was reported twice")
+        if known.get(id, device.uuid) != device.uuid:
+            # A card that was not there before has the number of one that is gone. It gets its own when we start anew.
+            continue
+        lost.pop(id, None)
+        if nonsense := _nonsense(device):
+            lost[id] = nonsense
+        else:
+            devices[id] = replace(device, id=id)
+    for id in known:
+        if id not in devices:
+            lost.setdefault(id, "the driver does not list it any more: see `journalctl -k --grep=Xid`")
+    problem = "" if devices else "; ".join(f"{id}: {why}" for id, why in sorted(lost.items()))
+    return replace(sample, devices=tuple(devices.values()), lost=lost, problem=problem)
+
+
+def _nonsense(device: DeviceSample) -> str:
+    """Why what is reported of a device cannot be true; empty when it can."""
+    if device.total <= 0:
+        return f"the driver reports a size of {format_bytes(device.total)}"
+    if not 0 <= device.free <= device.total:
+        return f"the driver reports {format_bytes(device.free)} free of {format_bytes(device.total)}"
+    for process in device.processes:
+        if process.bytes is not None and not 0 <= process.bytes <= device.total:
+            return (
+                f"the driver reports {format_bytes(process.bytes)} of {format_bytes(device.total)} "
+                f"in use by {process.name} ({process.pid})"
+            )
     return ""
+
+
+def carried(accounts: Accounts, before: Accounts, lost: Mapping[DeviceId, str], reserve: Bytes) -> Accounts:
+    """The accounts with the devices that are `lost`, as they were `before` and not fresh, each with its problem."""
+    devices, unattributed = dict(accounts.devices), dict(accounts.unattributed)
+    measured = {model: dict(held) for model, held in accounts.measured.items()}
+    for id, why in lost.items():
+        # A device that was never seen still has to be named as the reason why nothing is loaded on it.
+        view = before.devices.get(id) or DeviceView(id, "unknown", total=0, free=0, reserve=reserve)
+        devices[id] = replace(view, fresh=False, problem=why, watts=None, busy=None)
+        unattributed[id] = before.unattributed.get(id, 0)
+        for model, held in before.measured.items():
+            if id in held:
+                measured.setdefault(model, {})[id] = held[id]
+    by_number = sorted(devices.items(), key=lambda device: (len(device[0]), device[0]))
+    return Accounts(dict(by_number), measured, unattributed)
 
 
 def account(
@@ -100,7 +146,7 @@ def account(
     leases: Sequence[Claim] = (),
     kin: Mapping[int, int] = NO_KIN,
 ) -> Accounts:
-    """The accounts of a plausible sample.
+    """The accounts of a sample that is believed.
 
     `control_groups` names the control group of each model's unit: a process belongs to a model if and only if it is in
     that group or below it. All other processes are foreign; one that uses a lease goes by the lease's name. That is

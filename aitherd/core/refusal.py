@@ -7,6 +7,7 @@ Whether there is a plan is decided in `arbiter.py`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from aitherd.core.eviction import stays
 from aitherd.core.placement import allowed, essentials, share
@@ -68,6 +69,14 @@ def too_few(view: ModelView, devices: Collection[DeviceId]) -> Refusal:
         (),
         f"{view.name} spans {view.span} devices and may use {len(devices)} ({', '.join(devices) or 'none'})",
     )
+
+
+def only_unseen(view: ModelView, world: World, devices: Sequence[DeviceId], seen: Sequence[DeviceId]) -> bool:
+    """Whether a model could at most stand on `devices` that cannot be measured now: not on those that are `seen` alone,
+    whoever gave way there."""
+    if len(seen) < max(view.span, 1):
+        return True
+    return len(seen) < len(devices) and never(replace(view, devices=tuple(seen)), world) is not None
 
 
 def blind(view: ModelView, world: World, devices: Sequence[DeviceId]) -> Refusal:

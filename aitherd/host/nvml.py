@@ -85,8 +85,8 @@ class Nvml:
     async def sample(self, timeout: Seconds) -> Sample:
         """Measures all devices, within `timeout` seconds.
 
-        What cannot be measured is said in `problem`, cause and remedy; devices that are not lost are still listed. The
-        values are not older than `taken`.
+        What cannot be measured is said in `problem`, or in `lost` where others can, cause and remedy. The values are
+        not older than `taken`.
         """
         async with self._lock:
             taken = time.monotonic()
@@ -258,17 +258,19 @@ def _sample(taken: Seconds, answer: Mapping[str, Any]) -> Sample:
     """A Sample from the worker's answer. Raises _Blind when it is not of the agreed shape."""
     try:
         measured = tuple(_device(found) for found in answer["devices"] if "error" not in found)
-        lost = [
-            f"gpu{found['index']}: {': '.join(_cause(found['error']))}"
+        lost = {
+            f"gpu{int(found['index'])}": ": ".join(_cause(found["error"]))
             for found in answer["devices"]
             if "error" in found
-        ]
+        }
         driver = str(answer["driver"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _nonsense() from error
-    if not measured and not lost:
-        lost = ["the driver sees no GPU: see `lspci -d 10de:` and `journalctl -k --grep=NVRM`"]
-    return Sample(taken, driver, measured, "; ".join(lost))
+    problem = ""
+    if not measured:
+        none = "the driver sees no GPU: see `lspci -d 10de:` and `journalctl -k --grep=NVRM`"
+        problem = "; ".join(f"{id}: {why}" for id, why in lost.items()) or none
+    return Sample(taken, driver, measured, problem, lost)
 
 
 def _device(found: Mapping[str, Any]) -> DeviceSample:

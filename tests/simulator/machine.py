@@ -27,6 +27,8 @@ class Sight(Enum):
     TRUE = "true"
     BLIND = "blind"
     """It says that the device is lost."""
+    PARTLY = "partly"
+    """It says that the second device is lost, and of the first the truth."""
     NONSENSE = "nonsense"
     """More is free than there is."""
     TWICE = "twice"
@@ -184,11 +186,15 @@ class Machine:
         if sight is Sight.BLIND:
             return Sample(self._now(), DRIVER, (), "GPU is lost; reset or reboot")
         devices = tuple(self._device(device, sight) for device in self.totals)
+        lost = {}
+        if sight is Sight.PARTLY:
+            devices, gone = devices[:1], devices[1:]
+            lost = {device.id: "GPU is lost; reset or reboot" for device in gone}
         if sight is Sight.TWICE:
             devices *= 2
-        if sight is Sight.TRUE:
+        if sight in (Sight.TRUE, Sight.PARTLY):
             self.audit.measured({device.id: device.free for device in devices})
-        return Sample(self._now(), DRIVER, devices)
+        return Sample(self._now(), DRIVER, devices, lost=lost)
 
     async def close(self) -> None:
         """Nothing to close."""

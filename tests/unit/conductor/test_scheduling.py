@@ -8,8 +8,9 @@ from aitherd.conductor.outlook import Outlooks
 from aitherd.conductor.records import Event
 from aitherd.config import Model
 from aitherd.core.words import Residency
-from aitherd.errors import Hopeless
+from aitherd.errors import DeviceBlind, Hopeless
 from tests.simulator.engines import Nature
+from tests.simulator.machine import Sight
 from tests.simulator.world import World, fleet, model
 
 GIB = 1 << 30
@@ -228,3 +229,34 @@ def test_what_gives_way_and_who_is_in_front_are_in_what_routing_expects() -> Non
         world.send("first", work=1.0)
         world.advance(0.001)
         assert 80.0 <= expected("second") <= 87.0
+
+
+def test_one_lost_device_of_two_blinds_only_itself() -> None:
+    models = [
+        model("here", vram=10 * GIB, devices=("gpu0",)),
+        model("there", vram=10 * GIB, devices=("gpu1",)),
+        model("anywhere", vram=10 * GIB),
+        model("next", vram=10 * GIB, devices=("gpu0",)),
+    ]
+    with machine(models, devices=2, age_bound=1e6) as world:
+        serves_on = world.send("there", work=20.0)
+        world.advance(10.0)
+        world.machine.sight = Sight.PARTLY
+        world.advance(10.0)
+        here = world.send("here", work=30.0)
+        world.advance(10.0)
+        assert serves_on.served is not None and here.served is not None
+        there = world.send("there", work=1.0)
+        anywhere = world.send("anywhere", work=1.0)
+        world.advance(10.0)
+        # What ran there serves on. What may stand on the other device waits for it instead of being sent away.
+        assert there.served is not None and not anywhere.ended
+        world.advance(50.0)
+        assert anywhere.served is not None
+        world.run(world.conductor.stop("there"))
+        lost = world.send("there", work=1.0)
+        after = world.send("next", work=1.0)
+        world.advance(20.0)
+        assert isinstance(lost.error, DeviceBlind) and "gpu1" in lost.error.message
+        assert after.served is not None
+        assert world.conductor.problems() == ("devices cannot be measured: gpu1: GPU is lost; reset or reboot",)

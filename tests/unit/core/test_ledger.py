@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,8 @@ from aitherd.core.ledger import (
     ProcessSample,
     Sample,
     account,
-    implausible,
+    believed,
+    carried,
     outstanding,
     starved,
 )
@@ -127,28 +129,71 @@ class TestAccount:
         assert measured + claimed + accounts.unattributed["gpu0"] + view.free == view.total
 
 
-class TestImplausible:
+CARD = DeviceSample("gpu0", "GPU-1", "", TOTAL, GIB)
+OTHER = DeviceSample("gpu1", "GPU-2", "", TOTAL, GIB)
+KNOWN = {"gpu0": "GPU-1", "gpu1": "GPU-2"}
+
+
+class TestBelieved:
+    """What of a sample can be true."""
+
     def test_an_ordinary_sample_is_believed(self) -> None:
-        assert implausible(sample(vision(3 * GIB), foreign(GIB), vision(None, 11))) == ""
+        ordinary = sample(vision(3 * GIB), foreign(GIB), vision(None, 11))
+        assert believed(ordinary) == ordinary
 
     @pytest.mark.parametrize(
         ("device", "says"),
         [
-            (DeviceSample("gpu0", "", "", 0, 0), "size of 0 B"),
-            (DeviceSample("gpu0", "", "", TOTAL, TOTAL + 1), "free of"),
-            (DeviceSample("gpu0", "", "", TOTAL, -1), "free of"),
-            (DeviceSample("gpu0", "", "", TOTAL, GIB, (vision(TOTAL + 1),)), "in use by python3"),
-            (DeviceSample("gpu0", "", "", TOTAL, GIB, (vision(-1),)), "in use by python3"),
+            (replace(CARD, total=0, free=0), "size of 0 B"),
+            (replace(CARD, free=TOTAL + 1), "free of"),
+            (replace(CARD, free=-1), "free of"),
+            (replace(CARD, processes=(vision(TOTAL + 1),)), "in use by python3"),
+            (replace(CARD, processes=(vision(-1),)), "in use by python3"),
         ],
     )
-    def test_nonsense_is_named(self, device: DeviceSample, says: str) -> None:
-        problem = implausible(Sample(1.0, "580", (device,)))
-        assert problem.startswith("gpu0")
-        assert says in problem
+    def test_nonsense_about_one_device_blinds_that_one(self, device: DeviceSample, says: str) -> None:
+        found = believed(Sample(1.0, "580", (device, OTHER)))
+        assert found.devices == (OTHER,) and not found.problem
+        assert says in found.lost["gpu0"]
+        alone = believed(Sample(1.0, "580", (device,)))
+        assert not alone.devices and alone.problem.startswith("gpu0: ") and says in alone.problem
 
-    def test_a_device_that_is_reported_twice_is_nonsense(self) -> None:
-        one = DeviceSample("gpu0", "", "", TOTAL, GIB)
-        assert "twice" in implausible(Sample(1.0, "580", (one, one)))
+    def test_of_a_device_that_is_reported_twice_nothing_is_believed(self) -> None:
+        found = believed(Sample(1.0, "580", (CARD, CARD, OTHER)))
+        assert not found.devices and "gpu0 was reported twice" in found.problem
+
+    def test_a_device_keeps_its_id_when_the_driver_numbers_those_that_are_left_anew(self) -> None:
+        found = believed(Sample(1.0, "580", (replace(OTHER, id="gpu0"),)), KNOWN)
+        assert found.devices == (OTHER,)
+        assert found.lost.keys() == {"gpu0"} and "does not list it any more" in found.lost["gpu0"]
+
+    def test_a_card_that_takes_the_number_of_one_that_is_gone_is_not_taken_for_it(self) -> None:
+        found = believed(Sample(1.0, "580", (replace(CARD, uuid="GPU-9"), OTHER)), KNOWN)
+        assert found.devices == (OTHER,) and found.lost.keys() == {"gpu0"}
+
+    def test_where_nothing_can_be_measured_that_is_said_and_nothing_else(self) -> None:
+        assert believed(Sample(1.0, "", (), "it hangs"), KNOWN).problem == "it hangs"
+
+
+class TestCarried:
+    """Devices that are lost stay in the books as they were."""
+
+    def test_a_lost_device_is_not_fresh_and_keeps_what_was_booked_on_it(self) -> None:
+        both = Sample(
+            1.0, "580", (replace(CARD, processes=(vision(GIB),)), replace(OTHER, processes=(vision(GIB, 11),)))
+        )
+        before = account(both, GROUPS, reserve=0)
+        now = account(Sample(2.0, "580", (replace(CARD, free=0, processes=(vision(2 * GIB),)),)), GROUPS, reserve=0)
+        found = carried(now, before, {"gpu1": "it fell off the bus"}, reserve=0)
+        assert found.measured == {"vision": {"gpu0": 2 * GIB, "gpu1": GIB}}
+        assert found.devices["gpu0"] == now.devices["gpu0"] and found.devices["gpu0"].fresh
+        lost = found.devices["gpu1"]
+        assert (lost.fresh, lost.problem, lost.free) == (False, "it fell off the bus", GIB)
+        assert outstanding(before, found, "vision", {"gpu1": GIB}) == {"gpu1": GIB}
+
+    def test_a_device_that_was_never_seen_is_named_all_the_same(self) -> None:
+        view = carried(books(), books(), {"gpu7": "lost"}, reserve=GIB).devices["gpu7"]
+        assert (view.total, view.fresh, view.problem) == (0, False, "lost")
 
 
 class TestOutstanding:
