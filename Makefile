@@ -18,7 +18,7 @@ ONLY ?=
 
 # A private service manager with its bus and journal, the C compiler for the NVML test library, and what fetches the
 # real llama-server.
-NATIVE := systemd dbus dbus-user-session util-linux gcc libc6-dev mmdebstrap
+NATIVE := curl systemd dbus dbus-user-session util-linux gcc libc6-dev mmdebstrap
 MACHINE := user-mode-linux mmdebstrap e2fsprogs util-linux
 DEB := git dpkg-dev debhelper lintian xz-utils
 

@@ -32,6 +32,9 @@ BLOCK = re.compile(r"^```(console|toml|yaml)\n(.*?)^```$", re.MULTILINE | re.DOT
 PLACES = ("/etc/aither/aitherd.toml", "llama-swap.yaml", "compose.yaml")
 """Files that pages write."""
 
+AROUND = {"AITHER_BUS": "--user", "AITHER_SHIPPED_DIR": str(REPOSITORY / "etc" / "models.d")}
+"""What the user's own daemon is reached by, and where the shipped files are."""
+
 LLAMA = """#!{python}
 import os, sys
 takes, kept, words = {{"-hf", "-ngl", "-m", "--mmproj"}}, [], iter(sys.argv[1:])
@@ -131,9 +134,7 @@ def test_what_a_page_says_happens(page: Path, rig: Rig, tmp_path: Path) -> None:
 
     for part in parts(page):
         if isinstance(part, Command):
-            ran = rig.manager.run(
-                ["sh", "-c", f"cd {work} && {local(part.line)}"], check=False, env={"AITHER_BUS": "--user"}
-            )
+            ran = rig.manager.run(["sh", "-c", f"cd {work} && {local(part.line)}"], check=False, env=AROUND)
             status = f"\n[{ran.returncode}]" if ran.returncode else ""
             said = ran.stdout + ran.stderr + status
             assert matches(local("\n".join(part.output)), said), f"$ {part.line}\n{said}"
