@@ -66,6 +66,8 @@ NOUNS: tuple[tuple[Any, str], ...] = (
     (kinds.Leave, "one of"),
     (kinds.Shown, "one of"),
     (kinds.Kind, "one of"),
+    (kinds.Unit, "name"),
+    (kinds.Unloader, "one of"),
     (kinds.Urgency, "one of"),
     (kinds.Weight, "whole number"),
 )

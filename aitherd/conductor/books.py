@@ -219,6 +219,13 @@ class Book:
             raise NotLoaded(f"{self.name} is {self.residency}", remedy="looking does not load it; ask it for work")
         return Look(self.name, self.endpoint)
 
+    def freed(self, *, given: bool) -> None:
+        """It was asked to drop its caches. Where that gave nothing it is not asked again before its next use."""
+        if given:
+            self.learned.observe_freed(sum(self.measured.values()))
+        else:
+            self.free_useless = True
+
     def begin_use(self, waited: Seconds, why: str) -> Claim:
         """A claim for one more request. The model must be ready."""
         claim = Claim(self, waited, why)

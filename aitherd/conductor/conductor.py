@@ -18,6 +18,7 @@ from aitherd.conductor import demand
 from aitherd.conductor.adoption import Adoption
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.claims import Claim, Look
+from aitherd.conductor.foreign import Guests
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.health import find_problems
 from aitherd.conductor.holds import Holds
@@ -84,6 +85,8 @@ class Conductor:
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[object]] = set()
         self.leasing = Granting(clock, records, self._world, self._save, lambda: self._changed(""))
+        self.guests = Guests(clock, connect)
+        self.guests.apply(fleet.services)
         self.meter = Meter(
             sampler,
             clock,
@@ -92,12 +95,21 @@ class Conductor:
             self.books.values,
             lambda: self._changed(""),
             self.leasing.leases,
+            self.guests,
             memory,
         )
         self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
         self.scheduler = Scheduler(
-            self.books, self.meter, self.steps, self.rise, self.leasing, records, clock, lambda: self.fleet.settings
+            self.books,
+            self.meter,
+            self.steps,
+            self.rise,
+            self.leasing,
+            self.guests,
+            records,
+            clock,
+            lambda: self.fleet.settings,
         )
         self.observer = Observer(
             self.books,
@@ -177,6 +189,7 @@ class Conductor:
             # What runs of models whose files could not be read when the daemon started.
             self._background(self.adoption.adopt({}, NO_FAULTS))
         self._catalogue = Catalogue(fleet.names)
+        self.guests.apply(fleet.services)
         for model in fleet.models.values():
             book = self.books.get(model.name)
             if book is None:

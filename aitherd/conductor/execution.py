@@ -13,6 +13,7 @@ from dataclasses import replace
 from aitherd.conductor import demand
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.deferral import Deferral, Look, look
+from aitherd.conductor.foreign import LOOK_AGAIN, Guest, Guests
 from aitherd.conductor.leases import Leases
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
@@ -64,6 +65,7 @@ class Execution:
         transitions: Transitions,
         deferral: Deferral,
         leases: Leases,
+        guests: Guests,
         records: Records,
         clock: Clock,
         settings: Callable[[], Settings],
@@ -75,6 +77,7 @@ class Execution:
         self._transitions = transitions
         self._deferral = deferral
         self._leases = leases
+        self._guests = guests
         self._records = records
         self._clock = clock
         self._settings = settings
@@ -85,7 +88,7 @@ class Execution:
 
     def world(self) -> World:
         """What a decision may depend on, as known now."""
-        models = {name: book.view() for name, book in self._books.items()}
+        models = {name: book.view() for name, book in self._books.items()} | self._guests.views()
         return World(self._meter.accounts.devices, models, self._leases.claims())
 
     def policy(self) -> Policy:
@@ -95,7 +98,7 @@ class Execution:
     async def survey(self) -> World:
         """The world from a fresh measurement, which comes last: an engine may take seconds to say that it is busy."""
         own = [book for book in self._books.values() if book.engine.own_queue and book.residency is Residency.READY]
-        await asyncio.gather(*(self._steps.refresh_busy(book) for book in own))
+        await asyncio.gather(self._guests.refresh_busy(), *(self._steps.refresh_busy(book) for book in own))
         await self._meter.measure()
         return self.world()
 
@@ -109,6 +112,11 @@ class Execution:
             return frozenset()
         return frozenset(book.placement or book.model.devices) or self.devices()
 
+    def stands(self, name: str) -> frozenset[DeviceId]:
+        """The devices that a step of the model, or service, of that name may touch."""
+        guest = self._guests.get(name)
+        return self.scope(self._books[name]) if guest is None else frozenset(guest.measured)
+
     def devices(self) -> frozenset[DeviceId]:
         """All that a model without a choice of its own may touch."""
         return frozenset(self._meter.accounts.devices.keys() - {HOST} or ("gpu0",))
@@ -120,7 +128,8 @@ class Execution:
     def later(self, name: str) -> None:
         """A model or a lease that cannot come in is tried again when something changed, or when time has changed it."""
         now, policy = self._clock.monotonic(), self.policy()
-        instants = [ripens(book.view(), policy) for book in self._books.values() if book.residency is Residency.READY]
+        instants = [now + LOOK_AGAIN] if self._guests.views() else []
+        instants += [ripens(book.view(), policy) for book in self._books.values() if book.residency is Residency.READY]
         if (book := self._books.get(name)) is not None:
             instants.append(overdue_from(demand.line(book, now), policy))
             instants.append(self._drained.get(name, -policy.patience_pause) + policy.patience_pause)
@@ -165,7 +174,7 @@ class Execution:
                 continue
             book.say(step.why)
             if not await self.make_room(step, policy.patience if policy.urgent else 0.0):
-                if policy.urgent and self._books[step.model].busy:
+                if policy.urgent and step.model in self._books and self._books[step.model].busy:
                     # What it waits for works on. Meanwhile the others have their turn.
                     self._drained[book.name] = self._clock.monotonic()
                 self.later(book.name)
@@ -211,8 +220,10 @@ class Execution:
     async def make_room(self, step: Step, patience: Seconds = 0.0) -> bool:
         """Carries out one step that gives bytes back; False when its model is busy, and still is after `patience`, or
         stands on a device where something else moves."""
-        victim = self._books[step.model]
         expected = {device: -count for device, count in step.takes.items() if count < 0}
+        if (guest := self._guests.get(step.model)) is not None:
+            return await self._unload(guest, expected, step.why)
+        victim = self._books[step.model]
         await self._steps.refresh_busy(victim)
         if not (victim.yields(drained=patience > 0) and self._transitions.widen(self.scope(victim))):
             return False
@@ -221,6 +232,14 @@ class Execution:
         if step.verb is Verb.STOP:
             return await self._steps.stop(victim, step.why, patience=patience)
         await self._steps.free(victim, expected, step.why)
+        return True
+
+    async def _unload(self, guest: Guest, expected: Mapping[DeviceId, Bytes], why: str) -> bool:
+        """Has a service that is not ours give its bytes back; False when it works, or something else moves there."""
+        await guest.refresh_busy(self._steps.connect)
+        if guest.busy or not self._transitions.widen(frozenset(guest.measured)):
+            return False
+        await self._steps.free(guest, expected, why)
         return True
 
     async def drain(self, book: Book) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.foreign import Guests
 from aitherd.conductor.leases import Leases
 from aitherd.conductor.records import Event, Records
 from aitherd.config import Settings
@@ -25,7 +26,7 @@ SAMPLE_TIMEOUT: Seconds = 5.0
 HOST_STEP: Bytes = 256 * 2**20
 """Host memory is told in steps of this size."""
 
-NOTHING = Accounts(devices={}, measured={}, unattributed={})
+NOTHING = Accounts(devices={}, measured={}, services={}, unattributed={})
 """Before the first sample."""
 
 
@@ -51,11 +52,13 @@ class Meter:
         books: Callable[[], Iterable[Book]],
         changed: Callable[[], None],
         leases: Leases,
+        guests: Guests,
         memory: Callable[[], HostMemory] = host_memory,
     ) -> None:
         self._sampler = sampler
         self._memory = memory
         self._leases = leases
+        self._guests = guests
         self._clock = clock
         self._records = records
         self._settings = settings
@@ -104,8 +107,9 @@ class Meter:
         leases = self._leases.claims()
         kin = self._leases.kin(process.pid for device in sample.devices for process in device.processes)
         reserve = self._settings().reserve
-        accounts = account(sample, groups, reserve, missing, leases, kin)
+        accounts = account(sample, groups, reserve, missing, leases, kin, self._guests.units)
         accounts = carried(accounts, before, lost, reserve)
+        self._guests.read(accounts)
         self.accounts = replace(accounts, devices={**accounts.devices, HOST: self._host()})
         for book in books:
             measured = self.accounts.measured.get(book.name, {})

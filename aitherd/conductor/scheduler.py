@@ -16,6 +16,7 @@ from aitherd.conductor import demand
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.deferral import Deferral, Look
 from aitherd.conductor.execution import Execution
+from aitherd.conductor.foreign import Guests
 from aitherd.conductor.granting import Granting
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.outlook import Forecast
@@ -48,6 +49,7 @@ class Scheduler:
         steps: Steps,
         rise: Rise,
         granting: Granting,
+        guests: Guests,
         records: Records,
         clock: Clock,
         settings: Callable[[], Settings],
@@ -60,7 +62,17 @@ class Scheduler:
         self._transitions = Transitions(self.nudge)
         self._deferral = Deferral()
         self.execution = Execution(
-            books, meter, steps, rise, self._transitions, self._deferral, granting.leases, records, clock, settings
+            books,
+            meter,
+            steps,
+            rise,
+            self._transitions,
+            self._deferral,
+            granting.leases,
+            guests,
+            records,
+            clock,
+            settings,
         )
         self.forecast = Forecast(books, self.execution, self._transitions, self._deferral, clock)
         self._looked: Seconds = float("-inf")
@@ -219,8 +231,12 @@ class Scheduler:
                 continue
             self._short_since[device] = now
             step = relieve(self.execution.world(), device, now, self.execution.policy())
-            if step is not None and self._unclaimed(self._books[step.model]):
-                self._spawn(self._books[step.model], self.execution.relieve(device, step))
+            if step is None:
+                continue
+            scope = self.execution.stands(step.model)
+            if step.model not in self._transitions and self._transitions.free(scope):
+                ended = partial(self._relieved, step.model)
+                self._transitions.run(step.model, scope, self.execution.relieve(device, step), ended)
 
     def _unclaimed(self, book: Book) -> bool:
         """Whether no transition runs for `book` or on its devices."""
@@ -229,6 +245,10 @@ class Scheduler:
     def _spawn(self, book: Book, work: Coroutine[Any, Any, None], scope: frozenset[DeviceId] | None = None) -> None:
         scope = self.execution.scope(book) if scope is None else scope
         self._transitions.run(book.name, scope, work, partial(self._ended, book))
+
+    def _relieved(self, name: str, failure: StartFailed | None) -> None:
+        if (book := self._books.get(name)) is not None:
+            self._ended(book, failure)
 
     def _ended(self, book: Book, failure: StartFailed | None) -> None:
         book.say("")

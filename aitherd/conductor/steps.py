@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from signal import Signals
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.meter import Meter
@@ -18,7 +18,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Residency, Seconds, format_bytes, format_seconds
-from aitherd.engines.base import Control, EngineRefused, Health
+from aitherd.engines.base import Control, Engine, EngineRefused, Health
 from aitherd.errors import HostFailure
 from aitherd.failpoints import Point, reach
 
@@ -38,6 +38,28 @@ SLOTS_TIMEOUT: Seconds = 30.0
 """How long an engine may take to write or read one of the caches that it keeps for clients."""
 BUSY_POLL: Seconds = 1.0
 """How often an engine with a queue of its own is asked whether it is done, while it drains."""
+
+
+class Freed(Protocol):
+    """Who may be asked to drop what it caches: a model (`Book`), or a service that is not ours (`foreign.Guest`)."""
+
+    @property
+    def name(self) -> str:
+        """As records name it."""
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where it is asked."""
+
+    @property
+    def engine(self) -> Engine:
+        """How it is asked."""
+
+    def say(self, stage: str) -> None:
+        """What is being done to it now, for people."""
+
+    def freed(self, *, given: bool) -> None:
+        """It was asked, and gave something back, or not."""
 
 
 class Steps:
@@ -73,7 +95,7 @@ class Steps:
                 book.changed(book.name)
         return book.busy
 
-    async def free(self, book: Book, expected: Mapping[DeviceId, Bytes], why: str) -> None:
+    async def free(self, book: Freed, expected: Mapping[DeviceId, Bytes], why: str) -> None:
         """Has the engine drop its caches. Where that gives nothing it is not asked again before its next use."""
         assert book.endpoint is not None
         began = self._clock.monotonic()
@@ -92,10 +114,10 @@ class Steps:
         book.say("")
         given = _without(expected, missing)
         if given:
-            book.learned.observe_freed(sum(book.measured.values()))
+            book.freed(given=True)
             self._note_returned(book, given, began, "freed")
             return
-        book.free_useless = True
+        book.freed(given=False)
         problem = problem or f"nothing came back within {format_seconds(self._settings().return_timeout)}"
         self._records.add(
             Event.LAGGING, f"freeing {book.name} did not work: {problem}", model=book.name, missing=missing
@@ -310,7 +332,7 @@ class Steps:
         )
 
     async def _await_return(
-        self, book: Book, before: Accounts, expected: Mapping[DeviceId, Bytes], *, partly: bool = False
+        self, book: Freed, before: Accounts, expected: Mapping[DeviceId, Bytes], *, partly: bool = False
     ) -> Mapping[DeviceId, Bytes]:
         """What of `expected` is not back within the configured time.
 
@@ -335,7 +357,7 @@ class Steps:
                 book.say(f"waiting for {_sum(missing)} to come back")
             await asyncio.sleep(RETURN_POLL)
 
-    def _note_returned(self, book: Book, expected: Mapping[DeviceId, Bytes], began: Seconds, how: str) -> None:
+    def _note_returned(self, book: Freed, expected: Mapping[DeviceId, Bytes], began: Seconds, how: str) -> None:
         if not expected:
             return
         seconds = self._clock.monotonic() - began

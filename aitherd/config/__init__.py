@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aitherd.config.files import directories
-from aitherd.config.fleet import Fleet, Model, Settings, Variant
+from aitherd.config.fleet import Fleet, Model, Service, Settings, Variant
 from aitherd.config.problem import Problem
 from aitherd.core.words import Bytes, DeviceId
 from aitherd.errors import ConfigurationRefused
@@ -19,6 +19,7 @@ __all__ = [
     "Fleet",
     "Model",
     "Problem",
+    "Service",
     "Settings",
     "Variant",
     "check_devices",

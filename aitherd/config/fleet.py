@@ -97,6 +97,19 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A service that is not aitherd's and may be asked to give device memory back."""
+
+    name: str
+    engine: str
+    """Kind of engine, a key of `aitherd.engines.ENGINES`."""
+    unit: str
+    """The unit that it runs in: its processes are told by that."""
+    port: int
+    """Where it listens on the loopback address."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`aitherd.toml`, checked. Defaults are those of a missing file; what each key means is said in `written.py`."""
 
@@ -139,6 +152,8 @@ class Fleet:
     tiers: Mapping[str, Tier] = field(default_factory=dict)
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     callers: Mapping[str, Rule] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """Those that are not aitherd's."""
 
     def sized(self, totals: Mapping[DeviceId, Bytes]) -> Fleet:
         """The fleet with every `vram` in bytes, now that the sizes of the devices are known.

@@ -17,7 +17,7 @@ from aitherd.config.properties import TABLES
 from aitherd.config.units import parse_duration, parse_endless, parse_size
 from aitherd.core.upstreams import Node, Route
 from aitherd.core.words import Bytes, Priority, ResidencyClass, Seconds
-from aitherd.engines import ENGINES
+from aitherd.engines import ENGINES, engine
 
 ABILITIES = (
     *("chat", "completions", "vision", "tools", "reasoning", "embeddings", "rerank"),
@@ -30,6 +30,10 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Values that clients give `reasoning_effort`."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_SERVED_NAME = 255
+
+
+UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|scope|slice)")
+UNLOADERS = tuple(kind for kind in ENGINES if engine(kind).unloads)
 
 
 def check_name(name: str) -> str:
@@ -45,6 +49,15 @@ def check_name(name: str) -> str:
 
 def _name(value: object) -> str:
     return check_name(_line(value))
+
+
+def _unit(value: object) -> str:
+    unit = _line(value)
+    if not UNIT.fullmatch(unit):
+        raise BadValue("not the name of a unit", "write it as systemctl shows it, as in ollama.service")
+    if unit.startswith("aither"):
+        raise BadValue("that unit is aitherd's own", "name one of a service that is not run by aitherd")
+    return unit
 
 
 def _line(value: object) -> str:
@@ -162,6 +175,8 @@ Word = Annotated[str, *_typed(_word, type="string")]
 Health = Annotated[str, *_typed(_health, type="string", pattern="^/[^ ]*$")]
 Device = Annotated[str, *_typed(_device, type="string", pattern="^gpu[0-9]{1,3}$")]
 Class = Annotated[ResidencyClass, *_typed(_class, enum=[str(word) for word in ResidencyClass])]
+Unit = Annotated[str, *_typed(_unit, type="string", pattern=f"^{UNIT.pattern}$", examples=["ollama.service"])]
+Unloader = Annotated[str, *_typed(_one_of(*UNLOADERS), enum=list(UNLOADERS))]
 EngineKind = Annotated[str, *_typed(_one_of(*ENGINES), enum=list(ENGINES))]
 Ability = Annotated[str, *_typed(_one_of(*ABILITIES), enum=list(ABILITIES))]
 Listen = Annotated[str, *_typed(_one_of("unix", "port"), enum=["unix", "port"])]

@@ -18,11 +18,12 @@ from aitherd.config import tiers
 from aitherd.config.callers import callers
 from aitherd.config.checks import Findings, build
 from aitherd.config.files import Unreadable, model_sources, read, settings_source
-from aitherd.config.fleet import Fleet, Model, Settings
+from aitherd.config.fleet import Fleet, Model, Service, Settings
 from aitherd.config.kinds import check_name
 from aitherd.config.places import located
 from aitherd.config.problem import BadValue, Problem, shown, suggestion
 from aitherd.config.properties import RESOURCES, SERVICE
+from aitherd.config.services import services
 from aitherd.config.written import ModelFile, SettingsFile, Written
 from aitherd.core.callers import Rule
 from aitherd.core.upstreams import Tier, Upstream
@@ -66,16 +67,18 @@ def load(directories: Sequence[Path], *, user: bool, partial: bool) -> tuple[Fle
     upstreams: Mapping[str, Upstream] = {}
     chains: Mapping[str, Tier] = {}
     rules: Mapping[str, Rule] = {}
+    foreign: Mapping[str, Service] = {}
     if source is not None and written is not None:
         upstreams = tiers.upstreams(source.path, written, problems)
         chains = tiers.tiers(source.path, written, upstreams, files, asked, problems)
         rules = callers(source.path, written, problems)
+        foreign = services(source.path, written, asked, problems)
     broken = {problem.path for problem in problems if problem.error}
     if broken and (not partial or broken - {source.path for source in sources}):
         return None, located(problems)
     found = {name: model for name, model in found.items() if model.path not in broken}
     names = _names(found.values(), [])
-    fleet = Fleet(settings, MappingProxyType(found), MappingProxyType(names), chains, upstreams, rules)
+    fleet = Fleet(settings, MappingProxyType(found), MappingProxyType(names), chains, upstreams, rules, foreign)
     return fleet, located(problems)
 
 

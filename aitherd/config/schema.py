@@ -47,6 +47,12 @@ can          = ["chat", "tools", "vision"]
 prompt-price = 2.50
 answer-price = 10.00
 """,
+    "foreign.NAME": """\
+[foreign.ollama]
+engine = "ollama"
+unit   = "ollama.service"
+port   = 11434
+""",
     "callers.NAME": """\
 [callers.captions]
 user        = "captions"

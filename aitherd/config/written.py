@@ -39,6 +39,8 @@ from aitherd.config.kinds import (
     Size,
     Span,
     Timeout,
+    Unit,
+    Unloader,
     Urgency,
     Url,
     Way,
@@ -258,6 +260,14 @@ class CallerSection(Written):
     rate: Count | None = Field(None, description="How many requests it may begin in a minute.")
 
 
+class ForeignSection(Written):
+    """A service that others start and stop, and that aitherd may ask to unload its models when room is needed."""
+
+    engine: Unloader = Field(description="Kind of server, which says how it is asked.")
+    unit: Unit = Field(description="The systemd unit that it runs in; its device memory is told by that.")
+    port: Port = Field(description="Where it listens on the loopback address.")
+
+
 class SettingsFile(Written):
     """Settings of aitherd."""
 
@@ -267,6 +277,7 @@ class SettingsFile(Written):
     log: LogSection = Field(default_factory=lambda: LogSection.model_validate({}))
     tiers: dict[Name, TierSection] = Field({}, description="Chains of routes, by name.")
     upstreams: dict[Name, UpstreamSection] = Field({}, description="Servers outside of this machine, by name.")
+    foreign: dict[Name, ForeignSection] = Field({}, description="Services that are not aitherd's, by name.")
     callers: dict[Name, CallerSection] = Field({}, description="Who asks, by name.")
 
     def settings(self) -> Settings:
@@ -284,4 +295,5 @@ def sections() -> Iterator[tuple[str, type[Written]]]:
     yield "tiers.NAME", TierSection
     yield "upstreams.NAME", UpstreamSection
     yield "upstreams.NAME.models.NAME", UpstreamModelSection
+    yield "foreign.NAME", ForeignSection
     yield "callers.NAME", CallerSection

@@ -65,7 +65,8 @@ def decide(world: World, model: str, now: Seconds, policy: Policy = DEFAULTS) ->
 
 def impossible(world: World) -> tuple[Refusal, ...]:
     """The models that can never stand beside the essential ones, whatever gives way. Totals are enough to tell."""
-    return tuple(never for view in world.models.values() if (never := refusal.never(view, world)) is not None)
+    ours = (view for view in world.models.values() if not view.foreign)
+    return tuple(never for view in ours if (never := refusal.never(view, world)) is not None)
 
 
 class _Decision:

@@ -67,7 +67,7 @@ def stays(model: ModelView, now: Seconds, policy: Policy) -> str:
         return str(model.residency)
     if model.held:
         return "held"
-    if model.busy and not (policy.urgent and policy.patience):
+    if model.busy and (model.foreign or not (policy.urgent and policy.patience)):
         return "busy"
     if model.waiting:
         return "requests wait for it"
@@ -89,7 +89,8 @@ def _back(model: ModelView) -> Seconds:
 def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
     """The ways in which a model that may give way can give bytes back, as far as it has them: free, sleep, stop.
 
-    Stopping is always among them, last, and gives the most; the others are listed where they cost less than it.
+    Stopping is always among them, last, and gives the most; the others are listed where they cost less than it. Only a
+    service that is not ours has one way alone, which gives all that it can give.
     """
     held, name = model.held_bytes, model.name
     idle = max(now - model.last_used, 0.0)
@@ -103,6 +104,9 @@ def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
         back -= next((rung.wake for rung in model.ladder if rung.level == model.level), 0.0)
     stop = uses * (back if back > QUICKEST else QUICKEST) + DELAY * model.stop_seconds + resident
     found: list[Release] = []
+    if model.foreign:
+        cost = uses * max(back, QUICKEST) + DELAY * model.free_seconds
+        return (Release(name, FREE, 0, held, 0, model.free_seconds, cost),)
     if not asleep:
         if model.freeable > 0 and not model.busy and (total := sum(held.values())) > 0:
             # Reloading a part is taken to cost that part of a start. It stays ready: no penalty for a resident.

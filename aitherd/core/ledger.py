@@ -15,6 +15,7 @@ from aitherd.core.words import HOST, NO_BYTES, Bytes, Claim, DeviceId, DeviceVie
 NO_KIN: Mapping[int, int] = MappingProxyType({})
 NO_LOSS: Mapping[DeviceId, str] = MappingProxyType({})
 NO_UUIDS: Mapping[DeviceId, str] = MappingProxyType({})
+NO_SERVICES: Mapping[str, str] = MappingProxyType({})
 SLACK: Bytes = 64 * 2**20
 """Bytes that come and go with other programs' contexts and belong to no process: fewer than this are not waited for."""
 
@@ -69,6 +70,8 @@ class Accounts:
     devices: Mapping[DeviceId, DeviceView]
     measured: Mapping[str, Mapping[DeviceId, Bytes]]
     """By model, the bytes of its processes where they hold any."""
+    services: Mapping[str, Mapping[DeviceId, Bytes]]
+    """The same by configured service that is not ours. Their processes are foreign all the same."""
     unattributed: Mapping[DeviceId, Bytes]
     """Used bytes that no listed process holds: the driver's own, and what the dead left behind.
 
@@ -145,18 +148,21 @@ def account(
     quarantined: Mapping[DeviceId, Bytes] = NO_BYTES,
     leases: Sequence[Claim] = (),
     kin: Mapping[int, int] = NO_KIN,
+    services: Mapping[str, str] = NO_SERVICES,
 ) -> Accounts:
     """The accounts of a sample that is believed.
 
     `control_groups` names the control group of each model's unit: a process belongs to a model if and only if it is in
     that group or below it. All other processes are foreign; one that uses a lease goes by the lease's name. That is
     its holder, and each process of `kin`, which leads from PIDs to those of the holders that they descend from.
-    `reserve` and `quarantined` are bytes a device.
+    `reserve` and `quarantined` are bytes a device. `services` leads from units that are not ours to the names of those
+    that are configured: a process belongs to one if any control group that it is in has the unit's name.
     """
     owners = {group: model for model, group in control_groups.items() if group.strip("/")}
     purposes = {lease.pid: lease.owner for lease in leases}
     devices: dict[DeviceId, DeviceView] = {}
     measured: dict[str, dict[DeviceId, Bytes]] = {}
+    lent: dict[str, dict[DeviceId, Bytes]] = {}
     unattributed: dict[DeviceId, Bytes] = {}
     for device in sample.devices:
         known = 0
@@ -168,11 +174,13 @@ def account(
             if model is None:
                 holder = kin.get(process.pid, process.pid)
                 owner = purposes.get(holder)
-                claim = Claim(owner or process.name, process.pid, device.id, count, holder if owner else 0)
-                foreign.append(claim)
+                service = "" if owner else _service(process.cgroup, services)
+                name = owner or service or process.name
+                foreign.append(Claim(name, process.pid, device.id, count, holder if owner else 0, service))
+                if service and count:
+                    _add(lent, service, device.id, count)
             elif count:
-                held = measured.setdefault(model, {})
-                held[device.id] = held.get(device.id, 0) + count
+                _add(measured, model, device.id, count)
         # The two are not read at once: what processes hold is not free, whatever the device said a moment before.
         free = max(min(device.free, device.total - known), 0)
         unattributed[device.id] = device.total - free - known
@@ -187,7 +195,7 @@ def account(
             watts=device.watts,
             busy=device.busy,
         )
-    return Accounts(devices, measured, unattributed)
+    return Accounts(devices, measured, lent, unattributed)
 
 
 def outstanding(
@@ -195,18 +203,17 @@ def outstanding(
 ) -> Mapping[DeviceId, Bytes]:
     """Bytes of `expected` that are not back yet; empty when all are.
 
-    `before` is from before the step began. `expected` is by device and its sign does not matter: bytes that the model
-    held and is to hold no more. They are back when its processes hold so much less and no bytes linger on the device
-    that belong to no process. What other programs claim or give back meanwhile changes neither. Host memory is not
-    attributed to processes here and is passed over.
+    `before` is from before the step began. `expected` is by device and its sign does not matter: bytes that the model,
+    or a service that is not ours, held and is to hold no more. They are back when its processes hold so much less and
+    no bytes linger on the device that belong to no process. What other programs claim or give back meanwhile changes
+    neither. Host memory is not attributed to processes here and is passed over.
     """
     missing: dict[DeviceId, Bytes] = {}
     for device, count in expected.items():
         count = abs(count)
         if device == HOST:
             continue
-        held = before.measured.get(model, NO_BYTES).get(device, 0)
-        holds = now.measured.get(model, NO_BYTES).get(device, 0)
+        held, holds = _held(before, model, device), _held(now, model, device)
         still = min(max(holds - max(held - count, 0), 0), count)
         # Measured around an allocation, accounts may be out of balance the other way; that is nobody's debt.
         lingering = max(now.unattributed.get(device, 0), 0) - max(before.unattributed.get(device, 0), 0)
@@ -233,6 +240,19 @@ def starved(before: Accounts, now: Accounts, model: str, need: Mapping[DeviceId,
 
 def _foreign(accounts: Accounts, device: DeviceId) -> Bytes:
     return sum(claim.bytes for claim in accounts.devices[device].foreign) if device in accounts.devices else 0
+
+
+def _held(accounts: Accounts, name: str, device: DeviceId) -> Bytes:
+    return (accounts.measured.get(name) or accounts.services.get(name) or NO_BYTES).get(device, 0)
+
+
+def _add(books: dict[str, dict[DeviceId, Bytes]], name: str, device: DeviceId, count: Bytes) -> None:
+    held = books.setdefault(name, {})
+    held[device] = held.get(device, 0) + count
+
+
+def _service(cgroup: str, services: Mapping[str, str]) -> str:
+    return next((services[part] for part in cgroup.split("/") if part in services), "") if services else ""
 
 
 def _owner(cgroup: str, owners: Mapping[str, str]) -> str | None:

@@ -132,7 +132,7 @@ def not_now(
     holders = [
         Holder(claim.owner, closest, claim.bytes, "leased" if claim.holder else "foreign")
         for claim in device.foreign
-        if claim.bytes > 0
+        if claim.bytes > 0 and claim.service not in world.models
     ]
     holders += [holder for holder in promised if holder.device == closest]
     for model in world.models.values():

@@ -103,6 +103,8 @@ class Claim:
     bytes: Bytes
     holder: int = 0
     """PID of the holder of the lease that the process uses, which is itself or an ancestor; 0 without a lease."""
+    service: str = ""
+    """Name of the configured service, not ours, that the process belongs to; empty for any other process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class ModelView:
     """Expected cold start."""
     stop_seconds: Seconds = 2.0
     free_seconds: Seconds = 1.0
+    foreign: bool = False
+    """A service that is not ours: it gives its bytes back when asked to free them, and is neither slept nor stopped."""
 
 
 @dataclass(frozen=True, slots=True)

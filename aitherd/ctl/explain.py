@@ -43,10 +43,17 @@ def why(arguments: argparse.Namespace) -> int:
             else:
                 print("\n".join(record_lines(records)) or "nothing has happened since aitherd started")
             return Exit.OK
-        model = await client.model(arguments.name)
-        records = await client.history(model["name"], arguments.lines)
+        records = await client.history(arguments.name, arguments.lines)
         if arguments.json:
             print_json(records)
+            return Exit.OK
+        try:
+            model = await client.model(arguments.name)
+        except Failure as failure:
+            if failure.status != Exit.UNKNOWN:
+                raise
+            # A service that is not aitherd's, or a model that is configured no more.
+            print("\n".join(record_lines(records)))
             return Exit.OK
         _, colour = RESIDENCIES.get(model["residency"], ("", ""))
         since = f" since {instant(model['since'])}" if model["since"] else ""

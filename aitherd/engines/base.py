@@ -129,6 +129,8 @@ class Engine:
     """Environment variables that say so."""
     frees: ClassVar[bool] = False
     """Whether `free` gives device bytes back while it stays ready."""
+    unloads: ClassVar[bool] = False
+    """Whether `free` gives all device bytes back, so that it can be asked to where it is a service that is not ours."""
     own_queue: ClassVar[bool] = False
     """Whether it may work with no request of ours in flight, and can tell, so that `busy` has to be asked: it has a
     queue of its own, or other programs reach it by its own port."""

@@ -292,6 +292,29 @@ async def test_ollama_unloads_after_what_it_is_working_on_and_is_never_killed(st
     assert server.process.poll() is None
 
 
+async def test_ollama_tells_that_it_works_as_far_as_it_can(start: Start) -> None:
+    server = start("ollama", "--x-work-seconds", "1", "--x-keep-alive-seconds", "0.3")
+    await server.until(Health.READY)
+    async with server.control() as control, server.client() as client:
+        for _ in range(2):
+            # Before its first answer, and then beyond the time at which the model should have gone.
+            writes = asyncio.create_task(client.post("/api/generate", json={"model": LLAMA, "prompt": "x"}))
+            await until("it says that it works", lambda: server.engine.busy(control))
+            assert not writes.done()
+            await writes
+            assert await server.engine.busy(control) is False
+
+
+async def test_ollama_may_keep_what_it_should_unload(start: Start) -> None:
+    server = start("ollama", "--x-keeps")
+    await server.until(Health.READY)
+    async with server.control() as control, server.client() as client:
+        await client.post("/api/generate", json={"model": LLAMA})
+        await server.engine.free(control)
+        assert (await client.get("/api/ps")).json()["models"][0]["name"] == LLAMA
+    assert server.used == 5 * GIB
+
+
 async def test_llama_server_finds_its_caches_again_in_another_life(start: Start) -> None:
     server = start("llama-server", "--slot-save-path", ".", "--parallel", "1")
     await server.until(Health.READY)

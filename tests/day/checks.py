@@ -24,6 +24,7 @@ def check(report: Mapping[str, Any]) -> None:
     assert asked["listen"] == asked["speak"] == 1
     _orchestrator(report)
     _nothing_was_killed(report)
+    _ollama_was_asked(report)
     _the_ledger_is_the_cards(report)
     _the_card_was_used(report)
 
@@ -64,6 +65,13 @@ def _engines(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, flo
         elif record["event"] == "stopped" and model in up:
             found.append((model, up.pop(model), record["time"]))
     return found
+
+
+def _ollama_was_asked(report: Mapping[str, Any]) -> None:
+    """It gave its memory back by its own API, because a render needed it, and nothing else was done to it."""
+    done = [record for record in report["records"] if record["event"] == "step" and record["model"] == "ollama"]
+    assert [record["fields"]["step"] for record in done] == ["free"]
+    assert "makes room for imagine" in done[0]["message"]
 
 
 def _the_ledger_is_the_cards(report: Mapping[str, Any]) -> None:

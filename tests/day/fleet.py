@@ -69,8 +69,18 @@ idle = "8s"
 [tiers.reasoning]
 routes = ["challenger", "challenger-offload"]
 effort = ["high"]
+[foreign.ollama]
+engine = "ollama"
+unit = "ollama.service"
+port = {port}
 """
 """A day in minutes: what has minutes in real life has seconds, and bytes are what they are."""
+OLLAMA = """
+[Service]
+Environment=OLLAMA_HOST=127.0.0.1:{port}
+ExecStart={program} serve
+"""
+"""An Ollama that is not aitherd's, as a unit."""
 PACE: dict[str, tuple[str, ...]] = {
     "orchestrator": ("--x-token-seconds", "0.005"),
     "challenger-offload": ("--x-token-seconds", "0.05", "--x-load-seconds", "2"),

@@ -25,7 +25,8 @@ def draw(report: Mapping[str, Any], stem: Path) -> Path:
     looks = report["looks"]
     start = report["chapters"][0]["begin"]
     at = [look["at"] - start for look in looks]
-    series = {name: [look["models"].get(name, 0.0) / GIB for look in looks] for name in COLOURS if name != "game"}
+    series = {name: [look["models"].get(name, 0.0) / GIB for look in looks] for name in COLOURS}
+    series["ollama"] = [look["owners"].get("foreign", 0.0) / GIB for look in looks]
     series["game"] = [look["owners"].get("leases", 0.0) / GIB for look in looks]
     figure = Figure(figsize=(14, 9), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,4 +1,6 @@
-"""What is asked of the fleet in a day: `python3 -m tests.day.story SOCKET REPORT -- AITHERCTL…`, beside the daemon.
+"""What is asked of the fleet in a day: `python3 -m tests.day.story SOCKET REPORT PORT -- AITHERCTL…`.
+
+It runs beside the daemon. PORT is that of an Ollama which is not aitherd's.
 
 It asks, measures and writes down; what must have come of it is said in `checks.py`. Only the standard library: it runs
 in guests, too. The card is looked at through the NVML test library, as any program would look at a real one.
@@ -29,6 +31,7 @@ ESSENTIALS = ("orchestrator", "embed")
 CAPTIONS, AT_ONCE = 60, 3
 GAME = "10GiB"
 GAME_S = 8.0
+OLLAMA_BYTES = 5 << 30
 WHISPER = "Systran/faster-whisper-large-v3"
 ASK_EVERY_S = 0.1
 LOOK_EVERY_S = 0.25
@@ -53,8 +56,9 @@ class Unix(http.client.HTTPConnection):
 class Day:
     """One day, and what was seen of it."""
 
-    def __init__(self, path: str, ctl: Sequence[str]) -> None:
+    def __init__(self, path: str, ollama: int, ctl: Sequence[str]) -> None:
         self._path = path
+        self._ollama = ollama
         self._ctl = ctl
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -198,6 +202,7 @@ class Day:
         return {
             "chat": self._talk,
             "a video": self._ingest,
+            "Ollama": self._elsewhere,
             "two renders": self._render,
             "a hard problem": self._think,
             "a voice turn": self._speak,
@@ -232,6 +237,15 @@ class Day:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def _elsewhere(self) -> None:
+        """Somebody asks an Ollama that is not aitherd's, which leaves its model on the card."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._ollama, timeout=PATIENCE_S)
+        self.until("there is room for Ollama's model", lambda: self._gpu.card.free >= OLLAMA_BYTES)
+        _, text = self.ask("Ollama", "/api/generate", {"model": "llama3.2:latest", "prompt": "hello"}, by=connection)
+        connection.close()
+        self.expect(json.loads(text).get("done_reason") == "stop", "Ollama did not answer")
+        self.until("Ollama is seen", lambda: self._ledger()["foreign"] == OLLAMA_BYTES)
 
     def _render(self) -> None:
         for _ in range(2):
@@ -320,9 +334,9 @@ class Day:
 
 def main() -> None:
     """Lives the day and writes the report."""
-    path, report, dash, *ctl = sys.argv[1:]
+    path, report, ollama, dash, *ctl = sys.argv[1:]
     assert dash == "--"
-    day = Day(path, ctl)
+    day = Day(path, int(ollama), ctl)
     day.live()
     Path(report).write_text(json.dumps(day.report()))
 

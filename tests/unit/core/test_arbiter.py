@@ -306,3 +306,22 @@ def test_among_very_many_candidates_room_is_still_made_with_no_victim_too_many()
     spare = chosen.spare["gpu0"]
     assert spare >= 0
     assert all(count > spare for count in given)
+
+
+class TestServicesThatAreNotOurs:
+    def test_one_is_freed_and_nothing_else_is_done_to_it(self) -> None:
+        outcome = plan(world(target(60), model("ollama", held=50, freeable=50, foreign=True)))
+        assert [(step.verb, step.model, dict(step.takes)) for step in outcome.steps] == [
+            (Verb.FREE, "ollama", {"gpu0": -50}),
+            (Verb.START, TARGET, {"gpu0": 60}),
+        ]
+
+    def test_it_goes_before_a_model_that_is_used(self) -> None:
+        used = model("used", held=40, frequency=3.0, last_used=NOW - 1)
+        assert steps(world(target(50), used, model("ollama", held=40, freeable=40, foreign=True)))[0] == "free ollama"
+
+    def test_it_is_left_alone_while_it_works_even_by_an_overdue_line(self) -> None:
+        works = world(target(60), model("ollama", held=50, freeable=50, foreign=True, busy=True))
+        for policy in (Policy(), Policy(urgent=True)):
+            outcome = refused(works, policy)
+            assert (outcome.kind, [holder.why for holder in outcome.holders]) == (RefusalKind.NOT_NOW, ["busy"])

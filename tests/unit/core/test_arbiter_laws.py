@@ -175,6 +175,7 @@ def test_carried_out_step_by_step_a_plan_never_takes_what_is_not_free(world: Wor
     assert last.model == TARGET
     assert last.verb is (Verb.WAKE if world.models[TARGET].residency is Residency.SLEEPING else Verb.START)
     assert all(step.verb in (Verb.FREE, Verb.SLEEP, Verb.STOP) for step in releases)
+    assert all(step.verb is Verb.FREE for step in releases if world.models[step.model].foreign)
     assert len({step.model for step in plan.steps}) == len(plan.steps)
     assert dict(plan.spare) == {device: free[device] for device in plan.placement}
 

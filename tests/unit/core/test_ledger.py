@@ -104,6 +104,20 @@ class TestAccount:
         view = account(sample(lingering=3 * GIB), GROUPS, GIB, {"gpu0": 2 * GIB}).devices["gpu0"]
         assert (view.reserve, view.quarantined, view.free, view.fresh) == (GIB, 2 * GIB, 29 * GIB, True)
 
+    def test_a_service_that_is_not_ours_is_foreign_and_known_by_its_name(self) -> None:
+        inside = process(12, GIB, "/system.slice/ollama.service/runner")
+        beside = process(13, 2 * GIB, "/system.slice/ollama.service.d")
+        accounts = account(sample(inside, beside), GROUPS, 0, services={"ollama.service": "ollama"})
+        assert accounts.services == {"ollama": {"gpu0": GIB}}
+        named = {claim.pid: (claim.owner, claim.service) for claim in accounts.devices["gpu0"].foreign}
+        assert named[12] == ("ollama", "ollama")
+        assert named[13][1] == ""
+        assert accounts.measured == {}
+        gone = account(sample(beside, lingering=GIB), GROUPS, 0, services={"ollama.service": "ollama"})
+        assert outstanding(accounts, gone, "ollama", {"gpu0": GIB}) == {"gpu0": GIB}
+        back = account(sample(beside), GROUPS, 0, services={"ollama.service": "ollama"})
+        assert outstanding(accounts, back, "ollama", {"gpu0": GIB}) == {}
+
     def test_what_a_process_took_while_the_sample_was_read_is_not_free(self) -> None:
         seen = Sample(1.0, "580", (DeviceSample("gpu0", "", "card", TOTAL, TOTAL, (foreign(10 * GIB),)),))
         accounts = account(seen, GROUPS, GIB)

@@ -153,6 +153,12 @@ def worlds(draw: st.DrawFn, neighbours_max: int = 6) -> World:
         level=int(residency is Residency.SLEEPING),
     )
     models = [wanted] + [draw(neighbours(f"m{index}", free)) for index in range(draw(st.integers(0, neighbours_max)))]
+    if free[devices[-1]] > 0 and draw(st.sampled_from([False, False, True])):
+        count = draw(st.integers(1, free[devices[-1]]))
+        free[devices[-1]] -= count
+        foreign.append(Claim("ollama", 9, devices[-1], count, service="ollama"))
+        held, works = {devices[-1]: count}, draw(st.booleans())
+        models.append(model("ollama", held=held, freeable=count, busy=works, foreign=True))
     blind = draw(st.sampled_from([None, None, None, None, "gpu0"]))
     views = {
         device: DeviceView(
