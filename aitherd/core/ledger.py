@@ -129,16 +129,18 @@ def carried(accounts: Accounts, before: Accounts, lost: Mapping[DeviceId, str], 
     """The accounts with the devices that are `lost`, as they were `before` and not fresh, each with its problem."""
     devices, unattributed = dict(accounts.devices), dict(accounts.unattributed)
     measured = {model: dict(held) for model, held in accounts.measured.items()}
+    lent = {service: dict(held) for service, held in accounts.services.items()}
     for id, why in lost.items():
         # A device that was never seen still has to be named as the reason why nothing is loaded on it.
         view = before.devices.get(id) or DeviceView(id, "unknown", total=0, free=0, reserve=reserve)
         devices[id] = replace(view, fresh=False, problem=why, watts=None, busy=None)
         unattributed[id] = before.unattributed.get(id, 0)
-        for model, held in before.measured.items():
-            if id in held:
-                measured.setdefault(model, {})[id] = held[id]
+        for books, earlier in ((measured, before.measured), (lent, before.services)):
+            for name, held in earlier.items():
+                if id in held:
+                    books.setdefault(name, {})[id] = held[id]
     by_number = sorted(devices.items(), key=lambda device: (len(device[0]), device[0]))
-    return Accounts(dict(by_number), measured, unattributed)
+    return Accounts(dict(by_number), measured, lent, unattributed)
 
 
 def account(
