@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
+from aitherd.core.callers import Caller
 from aitherd.core.words import Bytes, Seconds
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
@@ -39,6 +40,7 @@ _COMPLETE: Final = Outcome.COMPLETE
 class Ended(Protocol):
     """An exchange that is over, as far as it is noted."""
 
+    caller: Caller
     model: str
     route: str
     status: int
@@ -55,6 +57,7 @@ class Ended(Protocol):
 class _Kind(NamedTuple):
     """What exchanges have in common that are summed."""
 
+    caller: str
     model: str
     route: str
     status: int
@@ -138,6 +141,7 @@ class AccessLog:
             f"after {exchange.seconds:.3f} s",
             aither_event="request",
             aither_model=exchange.model,
+            caller=exchange.caller.name,
             route=exchange.route,
             status=exchange.status,
             outcome=exchange.outcome.value,
@@ -150,7 +154,7 @@ class AccessLog:
         )
 
     def _sum(self, exchange: Ended) -> None:
-        kind = _Kind(exchange.model, exchange.route, exchange.status, exchange.outcome)
+        kind = _Kind(exchange.caller.name, exchange.model, exchange.route, exchange.status, exchange.outcome)
         found = self._sums.get(kind)
         if found is None:
             found = self._sums[kind] = _Sum()
@@ -168,6 +172,7 @@ class AccessLog:
                 f"the longest after {found.longest:.3f} s",
                 aither_event="requests",
                 aither_model=kind.model,
+                caller=kind.caller,
                 route=kind.route,
                 status=kind.status,
                 outcome=kind.outcome.value,

@@ -99,6 +99,8 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._raw:
             self._receive_raw(data)
+        elif self._phase is _IDLE and (body := self._reader.again(data)):
+            self._begin_again(body)
         elif self._phase is not _CLOSING:
             # Nothing is read while something is queued, so this is about the exchange under way or the next.
             self._handle(self._reader.feed(data))
@@ -292,6 +294,19 @@ class ClientConnection(asyncio.Protocol):
             exchange.begin()
         except AitherError as error:
             exchange.refuse(error)
+
+    def _begin_again(self, body: bytes) -> None:
+        """A whole request came, with a head that has been read before."""
+        self._handling = True
+        self._begin(self._reader.same)
+        exchange = self._exchange
+        if exchange is not None:
+            try:
+                exchange.body(body)
+                exchange.end()
+            except AitherError as error:
+                exchange.refuse(error)
+        self._handling = False
 
     def _whose(self, head: RequestHead) -> Standing | None:
         """Whose a request is; None for one that needs nobody. Raises Unauthorized."""

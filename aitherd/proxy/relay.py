@@ -9,7 +9,6 @@ only be shown by cutting its connection, never by an end that looks like one.
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from time import monotonic
 
 from aitherd.conductor.operations import Use
@@ -21,8 +20,8 @@ from aitherd.errors import AitherError
 from aitherd.proxy.answers import MESSAGES, Answer
 from aitherd.proxy.journey import Journey, RemoteUse
 from aitherd.proxy.needs import streams
+from aitherd.proxy.passing import Passing
 from aitherd.proxy.refusals import UpstreamFailed, UpstreamSilent
-from aitherd.proxy.sending import Sending
 from aitherd.proxy.upstream import UpstreamConnection
 from aitherd.proxy.waiting import Preface
 from aitherd.proxy.wire import (
@@ -32,7 +31,6 @@ from aitherd.proxy.wire import (
     ResponseHead,
     Switched,
     chunk,
-    framing,
     request_bytes,
     response_bytes,
 )
@@ -41,17 +39,12 @@ _JOINED: Bytes = 64 * 1024
 """A body up to this size goes into one write with its head; a longer one is not copied for that."""
 
 
-class Relay(Sending):
+class Relay(Passing):
     """A request for a model. Subclasses set `model` and call `claim`, once."""
 
     _task: asyncio.Task[None] | None = None
-    _use: Use | RemoteUse | None = None
     _resent = False
     """Whether sending the request again is out of the question: it was, or cannot be."""
-    _response: ResponseHead | None = None
-    _chunked = False
-    """Whether the answer is chunked towards the client."""
-    _keep = False
     _journey: Journey | None = None
     """The way through a tier, for a request that asked for one."""
     _preface: Preface | None = None
@@ -174,10 +167,12 @@ class Relay(Sending):
             if not events:
                 return
         if len(events) == 1 and type(data := events[0]) is bytes:
-            # One more piece of a stream.
+            # One more piece of a stream. As from now on its chunks need not be taken apart.
             self.send(chunk(data) if self._chunked else data)
-            if self._deadline:
-                self._deadline = monotonic() + self.context.limits.stall_timeout
+            self._stirred = True
+            response, connection = self._response, self._connection
+            if self._chunked and not self._looks and connection is not None and response is not None:
+                connection.through = self._passed if response.length is None and response.delimited else None
             return
         out: list[bytes] = []
         body: list[bytes] = []
@@ -210,14 +205,13 @@ class Relay(Sending):
         elif self._deadline:
             self._deadline = monotonic() + self.context.limits.stall_timeout
 
-    def _pass_on(self, out: list[bytes], body: list[bytes], *, ended: bool) -> None:
-        if body:
-            data = body[0] if len(body) == 1 else b"".join(body)
-            out.append(chunk(data) if self._chunked else data)
-        if ended and self._chunked:
-            out.append(LAST_CHUNK)
-        if out:
-            self.send(out[0] if len(out) == 1 else b"".join(out))
+    def answered_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The engine sent all of its answer at once."""
+        if self._looks or head.status < 200:
+            self.answered([head, body, END])
+            return
+        self.send(self._answer_begins(head) + body)
+        self._ended(reusable=True)
 
     def _looked_at(self, events: list[ResponseEvent]) -> list[ResponseEvent]:
         """What may be passed on of an answer that may still turn out to be none, or has to fit into a stream."""
@@ -231,20 +225,6 @@ class Relay(Sending):
                 self._response = head
                 self.first_byte = monotonic() - self.began
         return events
-
-    def _answer_begins(self, response: ResponseHead) -> bytes:
-        """The head for the client."""
-        self._response = response
-        self.status = response.status
-        self.first_byte = monotonic() - self.began
-        lines, self._chunked, self._keep = framing(self.head, response, keep=self.keeps())
-        return response_bytes(response, self._who(), lines)
-
-    def _who(self) -> bytes:
-        """Header lines that say who answered, why and after what wait."""
-        use = self._use
-        assert use is not None
-        return b"%bX-Aither-Waited-Ms: %d\r\n" % (_named(use.model, use.why), use.waited * 1000)
 
     def _ended(self, *, reusable: bool) -> None:
         """The engine's answer is complete and sent."""
@@ -290,58 +270,14 @@ class Relay(Sending):
             error = UpstreamFailed(f"the engine of {self.model} closed the connection without an answer")
             self._failed(error, Failure.BROKEN)
 
-    # Tunnels.
-
-    def _switching(self, response: ResponseHead) -> None:
-        if not self.head.upgrade:
-            self._misspoke(UpstreamFailed("the engine changed protocols without being asked"))
-            return
-        self.status = 101
-        self.first_byte = monotonic() - self.began
-        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % self.head.upgrade
-        self.send(response_bytes(response, self._who(), lines))
-
-    def _switched(self, rest: bytes) -> None:
-        assert self._connection is not None
-        self.tunnelling = True
-        self._connection.tunnel = True
-        self._deadline = 0.0
-        if rest:
-            self.send(rest)
-        self.client.resume()
-
-    def tunnelled(self, data: bytes) -> None:
-        """Bytes of a tunnel came from the engine."""
-        self.send(data)
-
-    def from_client(self, data: bytes) -> None:
-        self.received += len(data)
-        if self._connection is not None:
-            self._connection.transport.write(data)
-
-    # Back-pressure, time, the end.
-
-    def client_full(self) -> None:
-        self._deadline = 0.0
-        if self._connection is not None:
-            self._connection.hold()
-
-    def client_drained(self) -> None:
-        if self._connection is not None:
-            if not self.tunnelling:
-                self._deadline = monotonic() + self.context.limits.stall_timeout
-            self._connection.go_on()
-
-    def upstream_full(self) -> None:
-        """The engine takes the body slower than the client sends it."""
-        self.client.pause()
-
-    def upstream_drained(self) -> None:
-        """It has caught up."""
-        self.client.resume()
+    # Time, the end.
 
     def tick(self, now: Seconds) -> None:
-        if self._deadline and now >= self._deadline:
+        if self._stirred:
+            self._stirred = False
+            if self._deadline:
+                self._deadline = now + self.context.limits.stall_timeout
+        elif self._deadline and now >= self._deadline:
             self._misspoke(UpstreamSilent(f"the engine of {self.model} did not answer in time", retry_after=1))
         elif self._comment_at and now >= self._comment_at:
             self._comment(now)
@@ -388,10 +324,3 @@ class Relay(Sending):
         use, self._use = self._use, None
         if use is not None:
             use.release()
-
-
-@lru_cache(maxsize=256)
-def _named(model: str, why: str) -> bytes:
-    """Header lines for a model and a reason, which must not be able to end a line."""
-    reason = " ".join(why.split()).encode("ascii", "replace")
-    return b"X-Aither-Upstream: %b\r\nX-Aither-Reason: %b\r\n" % (model.encode(), reason)

@@ -20,16 +20,15 @@ class Repeats:
         self._before = b""
         self._after = b""
 
-    def remember(self, message: bytes) -> bool:
-        """Takes the head of a message that a parser has accepted: one head, then its body. Tells if it is of use."""
+    def remember(self, message: bytes) -> None:
+        """Takes the head of a message that a parser has accepted: one head, then its body."""
         end = message.find(b"\r\n\r\n")
         found = _LENGTH.search(message, 0, end + 2)
         if found is None or int(found[1]) != len(message) - end - 4:
             self._before = b""
-            return False
+            return
         self._before = message[: found.start(1)]
         self._after = message[found.end(1) : end + 4]
-        return True
 
     def body(self, data: bytes) -> bytes:
         """The body of `data`, if that is the remembered head with another length and a body of just that length.

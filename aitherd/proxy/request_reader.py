@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any, cast
 
 import httptools
 
@@ -45,16 +46,24 @@ class RequestReader(Reader):
         super().__init__(limits)
         self._target = b""
         self._head: RequestHead | None = None
-        self._known: RequestHead | None = None
-        """The head that `_repeats` remembers."""
+        self.same: RequestHead = cast("Any", None)
+        """The head that `_repeats` remembers; only its length differs from request to request."""
         self._silent = False
         """Whether the head in progress is one that has been read already."""
         self._parser = httptools.HttpRequestParser(self)
 
+    def again(self, data: bytes) -> bytes:
+        """The body, if `data` is one whole request with the head of one before, which `same` then is; else empty.
+
+        Instead of `feed`, which would have yielded that head, this body and END.
+        """
+        if not self._between or not (body := self._repeats.body(data)):
+            return b""
+        self.same.length = len(body)
+        return body
+
     def feed(self, data: bytes) -> list[RequestEvent]:
         """The events that `data` completes, in order."""
-        if self._between and (body := self._repeats.body(data)):
-            return [self._same(len(body)), body, END]
         events: list[RequestEvent] = []
         self._events = events
         self._began = False
@@ -84,29 +93,11 @@ class RequestReader(Reader):
         """Notes where `data` leaves the reader, and the head of a request that came whole."""
         begun_between = self._between
         # After a message that is the connection's last, whatever comes is for the parser to refuse.
-        self._between = bool(events) and events[-1] is END and self._head is not None and self._head.keep_alive
+        head = self._head
+        self._between = bool(events) and events[-1] is END and head is not None and head.keep_alive
         if begun_between and self._between and len(events) == 3:
-            self._known = self._head if self._repeats.remember(data) else None
-
-    def _same(self, length: int) -> RequestHead:
-        """The head of the last message read whole, with another length."""
-        last = self._known
-        assert last is not None
-        return RequestHead(
-            last.method,
-            last.path,
-            last.query,
-            last.http10,
-            last.keep_alive,
-            length,
-            last.content_type,
-            last.content_encoding,
-            last.expects_continue,
-            last.upgrade,
-            last.fields,
-            last.wish,
-            last.key,
-        )
+            self._repeats.remember(data)
+            self.same = cast("RequestHead", head)
 
     def _decline(self) -> None:
         """Reads on after a request that asked for an upgrade which is none of ours, so that it is an ordinary request.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import httptools
 
@@ -12,11 +13,29 @@ from aitherd.proxy.refusals import UpstreamFailed
 from aitherd.proxy.wire import END, HOP, Reader, ResponseEvent, ResponseHead, Switched, strike
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_SIZE = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,6}")
+_SIZE_LINE = 9
+"""Bytes of the longest such line, its end included."""
 
+_SIZES_KEPT = 1024
 _FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"alt-svc"})
 _OURS = frozenset({b"x-aither-upstream", b"x-aither-reason", b"x-aither-waited-ms"})
 _OWN = HOP | _FRAMING | _OURS
 """Fields that are not passed on as they came."""
+
+
+_sizes: dict[bytes, int] = {}
+"""Lines that begin chunks and the sizes that they say: a stream has few different ones."""
+
+
+def _size(line: bytes) -> int:
+    """The size of a chunk that begins with this line; 0 for one that is not plain."""
+    if _SIZE.fullmatch(line) is None:
+        return 0
+    if len(_sizes) >= _SIZES_KEPT:
+        _sizes.clear()
+    size = _sizes[line] = int(line, 16)
+    return size
 
 
 class ResponseReader(Reader):
@@ -30,19 +49,50 @@ class ResponseReader(Reader):
         self._reason = b""
         self._head_only = False
         self._bodiless = False
+        self._chunked = False
+        """Whether the body under way is."""
         self._head: ResponseHead | None = None
-        self._known: ResponseHead | None = None
-        """The head that `_repeats` remembers."""
+        self.same: ResponseHead = cast("Any", None)
+        """The head that `_repeats` remembers; only its length differs from answer to answer."""
+        self._in_chunk = False
+        self._may_chunk = False
+        """Whether exactly here the next chunk may begin."""
         self._parser = httptools.HttpResponseParser(self)
 
     def expect(self, *, head_only: bool) -> None:
         """Says what the next answer is to: `head_only` for HEAD, whose answer has no body whatever its headers say."""
         self._head_only = head_only
 
+    def again(self, data: bytes) -> bytes:
+        """The body, if `data` is one whole answer with the head of one before, which `same` then is; else empty.
+
+        Instead of `feed`, which would have yielded that head, this body and END.
+        """
+        if not self._between or self._head_only or not (body := self._repeats.body(data)):
+            return b""
+        self.same.length = len(body)
+        return body
+
+    def chunks(self, data: bytes) -> bool:
+        """Whether `data` is chunks of the body under way, each whole, plain and not the last.
+
+        Instead of `feed`, which would have yielded what is in them. They can be passed on as they are.
+        """
+        if not self._may_chunk:
+            return False
+        at, end = 0, len(data)
+        while at < end:
+            line = data.find(b"\r\n", at, at + _SIZE_LINE)
+            if line < 0:
+                return False
+            size = _sizes.get(data[at:line]) or _size(data[at:line])
+            at = line + size + 4
+            if not size or at > end or data[at - 2 : at] != b"\r\n":
+                return False
+        return True
+
     def feed(self, data: bytes) -> list[ResponseEvent]:
         """The events that `data` completes, in order."""
-        if self._between and not self._head_only and (body := self._repeats.body(data)):
-            return [self._same(len(body)), body, END]
         events: list[ResponseEvent] = []
         self._events = events
         self._began = False
@@ -62,21 +112,25 @@ class ResponseReader(Reader):
             self._parser = httptools.HttpResponseParser(self)
         if self._between or (events and events[-1] is END):
             self._pause_after(data, events)
+        # In front of a chunk's size there is always the end of a line. Part of a size, or of a line, ends otherwise.
+        self._may_chunk = self._chunked and not self._in_chunk and not self._between and data.endswith(b"\r\n")
         return events
 
     def _pause_after(self, data: bytes, events: list[ResponseEvent]) -> None:
         """Notes where `data` leaves the reader, and the head of an answer that came whole."""
         begun_between = self._between
         # After a message that is the connection's last, whatever comes is for the parser to refuse.
-        self._between = bool(events) and events[-1] is END and self._head is not None and self._head.keep_alive
+        head = self._head
+        self._between = bool(events) and events[-1] is END and head is not None and head.keep_alive
         if begun_between and self._between and len(events) == 3 and not self._head_only:
-            self._known = self._head if self._repeats.remember(data) else None
+            self._repeats.remember(data)
+            self.same = cast("ResponseHead", head)
 
-    def _same(self, length: int) -> ResponseHead:
-        """The head of the last answer read whole, with another length."""
-        last = self._known
-        assert last is not None
-        return ResponseHead(last.status, last.reason, last.keep_alive, length, False, True, last.fields)
+    def on_chunk_header(self) -> None:
+        self._in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        self._in_chunk = False
 
     def on_message_begin(self) -> None:
         self._reason = b""
@@ -87,6 +141,7 @@ class ResponseReader(Reader):
         self._reason += reason
 
     def on_message_complete(self) -> None:
+        self._chunked = False
         if not self._bodiless:
             self._events.append(END)
 
@@ -112,6 +167,8 @@ class ResponseReader(Reader):
                 chunked = True
             elif low == b"connection":
                 nominated = nominated + b"," + value if nominated else value
+        self._chunked = chunked
+        self._in_chunk = False
         if chunked and length is not None:
             raise self.refuse(UpstreamFailed("the engine's answer has both Content-Length and Transfer-Encoding"))
         if nominated:

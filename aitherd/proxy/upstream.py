@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -13,7 +14,7 @@ from aitherd.proxy.addresses import Address
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import UpstreamFailed
 from aitherd.proxy.response_reader import ResponseReader
-from aitherd.proxy.wire import ResponseEvent
+from aitherd.proxy.wire import ResponseEvent, ResponseHead
 
 _RETRY_FIRST: Seconds = 0.001
 _RETRY_MOST: Seconds = 0.05
@@ -28,6 +29,9 @@ class Owner(Protocol):
 
     def answered(self, events: list[ResponseEvent]) -> None:
         """The engine sent something."""
+
+    def answered_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The engine sent an answer, whole and nothing else."""
 
     def tunnelled(self, data: bytes) -> None:
         """The engine sent something after the connection became a tunnel."""
@@ -61,17 +65,20 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         """Whether it served a request before this one, so that the engine may have closed it meanwhile."""
         self.tunnel = False
+        self.through: Callable[[bytes], None] | None = None
+        """Takes whole chunks of the answer as they are, instead of the owner."""
         self.spare_since: Seconds = 0.0
 
     def open(self, owner: Owner, *, head_only: bool) -> None:
         """Begins a request of `owner`; `head_only` for HEAD."""
         self.owner = owner
         self.heard = False
+        self.through = None
         self._reader.expect(head_only=head_only)
 
     def drop(self) -> None:
         """Ends it at once, whatever is still under way. The owner hears no more."""
-        self.owner = None
+        self.owner = self.through = None
         self.transport.abort()
 
     def hold(self) -> None:
@@ -95,8 +102,12 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.heard = True
-        if self.tunnel:
+        if self.through is not None and self._reader.chunks(data):
+            self.through(data)
+        elif self.tunnel:
             owner.tunnelled(data)
+        elif body := self._reader.again(data):
+            owner.answered_whole(self._reader.same, body)
         else:
             owner.answered(self._reader.feed(data))
 
@@ -136,7 +147,7 @@ class Pool:
 
     def give(self, connection: UpstreamConnection) -> None:
         """Takes back a connection whose answer is complete."""
-        connection.owner = None
+        connection.owner = connection.through = None
         spare = self._spare.get(connection.key)
         if spare is None:
             spare = self._spare[connection.key] = deque()
