@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,7 +116,7 @@ def test_however_a_stream_is_cut_the_client_gets_the_same_bytes(pieces: list[byt
     edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     reader = answers()
     body, ended = b"", False
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         part = data[start:stop]
         if reader.chunks(part):
             plain = ResponseReader(Limits())
