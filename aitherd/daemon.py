@@ -23,7 +23,9 @@ from aitherd import __version__
 from aitherd.bus.authority import Authority
 from aitherd.bus.service import BusService
 from aitherd.conductor.books import Clock
+from aitherd.conductor.chronicle import Chronicle
 from aitherd.conductor.conductor import Conductor
+from aitherd.conductor.history import History
 from aitherd.conductor.launch import Host
 from aitherd.conductor.leases import descriptors
 from aitherd.conductor.outlook import Outlooks
@@ -105,6 +107,9 @@ class Daemon:
             routing.apply(conductor.fleet.tiers, conductor.fleet.upstreams)
             callers = Callers(records)
             callers.apply(conductor.fleet.callers)
+            chronicle = Chronicle(state_directory(user))
+            history = History(clock.unix, chronicle.read())
+            conductor.subscribe(history.follow(conductor.books, lambda: conductor.meter.accounts, records))
             proxy = Proxy(
                 conductor,
                 limits(conductor.fleet.settings),
@@ -112,6 +117,7 @@ class Daemon:
                 callers,
                 leasing=conductor.leasing,
                 records=records,
+                past=history,
             )
             await proxy.serve(list(proxy_sockets(user, passed)))
 
@@ -131,6 +137,7 @@ class Daemon:
                     group.create_task(conductor.run(), name="conductor"),
                     group.create_task(self._keep_alive(conductor), name="watchdog"),
                     group.create_task(self._keep_status(conductor), name="status"),
+                    group.create_task(chronicle.keep(history), name="history"),
                     group.create_task(warm_up(), name="warm-up"),
                     group.create_task(self._until_disconnected(service), name="bus"),
                 ]
@@ -247,6 +254,7 @@ def limits(settings: Settings) -> Limits:
         write_timeout=settings.write_timeout,
         first_byte_timeout=settings.first_byte_timeout,
         stall_timeout=settings.stall_timeout,
+        hosts=frozenset(settings.hosts),
     )
 
 

@@ -62,6 +62,7 @@ NOUNS: tuple[tuple[Any, str], ...] = (
     (kinds.Credential, "name"),
     (kinds.File, "absolute path"),
     (kinds.Price, "number"),
+    (kinds.HostName, "name"),
     (kinds.Effort, "one of"),
     (kinds.Leave, "one of"),
     (kinds.Shown, "one of"),

@@ -147,6 +147,16 @@ class Leasing(Protocol):
         """Leases in force, then those that are waited for, oldest first."""
 
 
+class Past(Protocol):
+    """What happened in the last hours."""
+
+    def waited(self, model: str, seconds: Seconds) -> None:
+        """A request waited so long for `model` and went on, or away."""
+
+    def since(self, instant: Seconds) -> Mapping[str, object]:
+        """What happened from the Unix time `instant` on, as JSON has it."""
+
+
 class Operations(Protocol):
     """The conductor's public side."""
 

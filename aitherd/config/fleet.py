@@ -136,6 +136,7 @@ class Settings:
     first_byte_timeout: Seconds = 900.0
     stall_timeout: Seconds = 300.0
     drain_timeout: Seconds = 60.0
+    hosts: tuple[str, ...] = ()
 
     # Section `log`.
     log_level: str = "info"

@@ -26,6 +26,7 @@ ABILITIES = (
 """What a model can do, named after the routes of the OpenAI API and what a chat request may ask for;
 messages is Anthropic's."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Values that clients give `reasoning_effort`."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -88,6 +89,12 @@ def _health(value: object) -> str:
     if not path.startswith("/") or " " in path:
         raise BadValue("not a path", 'write it as "/health"')
     return path
+
+
+def _host(value: object) -> str:
+    if not isinstance(value, str) or not HOST_NAME.fullmatch(value):
+        raise BadValue("not a name of a machine", 'write it as "box.example", without http:// and without a port')
+    return value.lower()
 
 
 def _device(value: object) -> str:
@@ -180,6 +187,7 @@ Unloader = Annotated[str, *_typed(_one_of(*UNLOADERS), enum=list(UNLOADERS))]
 EngineKind = Annotated[str, *_typed(_one_of(*ENGINES), enum=list(ENGINES))]
 Ability = Annotated[str, *_typed(_one_of(*ABILITIES), enum=list(ABILITIES))]
 Listen = Annotated[str, *_typed(_one_of("unix", "port"), enum=["unix", "port"])]
+HostName = Annotated[str, *_typed(_host, type="string", pattern=f"^{HOST_NAME.pattern}$")]
 Level = Annotated[str, *_typed(_one_of(*LOG_LEVELS), enum=list(LOG_LEVELS))]
 Way = Annotated[Route, *_typed(parse_route, type="string", pattern="^[^ ]+$", examples=["vision", "spark/reasoning"])]
 Url = Annotated[Node, *_typed(parse_url, type="string", pattern="^https?://", examples=["http://spark.local:8120"])]

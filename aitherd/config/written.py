@@ -25,6 +25,7 @@ from aitherd.config.kinds import (
     File,
     Flag,
     Health,
+    HostName,
     Kind,
     Leave,
     Level,
@@ -176,6 +177,11 @@ class ProxySection(Written):
         description="How long requests in flight may go on when the daemon stops; "
         "keep it below TimeoutStopSec= of aitherd.service.",
     )
+    hosts: list[HostName] = Field(
+        [],
+        description="Names by which clients may call over TCP, besides localhost, addresses and the machine's own; "
+        "others are refused, or a web page could point a name of its own here.",
+    )
 
 
 class LogSection(Written):
@@ -283,7 +289,9 @@ class SettingsFile(Written):
     def settings(self) -> Settings:
         """The values, checked."""
         sections = (self.arbiter, self.models, self.proxy)
-        values = {name: value for section in sections for name, value in section}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for section in sections for name, value in section
+        }
         return Settings(**values, log_level=self.log.level)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
+from aitherd.conductor.operations import Past
 from aitherd.core.callers import Caller
 from aitherd.core.words import Bytes, Seconds
 from aitherd.proxy.limits import Limits
@@ -80,8 +81,9 @@ class _Sum:
 class AccessLog:
     """Takes note of exchanges. Counting costs as much as relaying: it is done for several at a time, a moment later."""
 
-    def __init__(self, metrics: Metrics, limits: Limits) -> None:
+    def __init__(self, metrics: Metrics, limits: Limits, past: Past | None = None) -> None:
         self._metrics = metrics
+        self._past = past
         self._limits = limits
         self._ended: list[Ended] = []
         """Neither counted nor recorded yet."""
@@ -119,6 +121,8 @@ class AccessLog:
                 exchange.model, exchange.route, counted, exchange.seconds, exchange.first_byte, exchange.waited,
                 exchange.received, exchange.sent,
             )  # fmt: skip
+            if exchange.waited and self._past is not None:
+                self._past.waited(exchange.model, exchange.waited)
             if self._left > 0 or exchange.said:
                 self._left -= 1
                 self._record(exchange)

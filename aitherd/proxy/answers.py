@@ -1,4 +1,4 @@
-"""Bodies that the daemon writes itself: errors in OpenAI's shape, and its own routes' JSON. Plain values, no I/O."""
+"""What the daemon writes itself: who answered, errors in OpenAI's shape, its own routes' JSON. Plain values, no I/O."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer:
         phrase = HTTPStatus(self.status).phrase
         head = (
             f"HTTP/1.1 {self.status} {phrase}\r\nDate: {formatdate(usegmt=True)}\r\nServer: aitherd\r\n".encode()
-            + (b"" if self.status == 204 else b"Content-Length: %d\r\n" % len(self.body))
+            + (b"" if self.status in (204, 304) else b"Content-Length: %d\r\n" % len(self.body))
             + (b"Content-Type: %b\r\n" % self.content_type if self.body else b"")
             + self.fields
             + (b"Connection: close\r\n" if closing else b"Connection: keep-alive\r\n" if keeping else b"")
@@ -49,9 +49,9 @@ class Answer:
         return head if head_only else head + self.body
 
 
-def json_answer(value: object, status: int = 200) -> Answer:
-    """`value` as JSON."""
-    return Answer(status, msgspec.json.encode(value))
+def json_answer(value: object, status: int = 200, fields: bytes = b"") -> Answer:
+    """`value` as JSON; `fields` are further header lines, complete."""
+    return Answer(status, msgspec.json.encode(value), fields=fields)
 
 
 def error_answer(error: AitherError, route: str = "") -> Answer:

@@ -20,10 +20,11 @@ from aitherd.proxy.calls import CALLS
 from aitherd.proxy.event_stream import EventStream
 from aitherd.proxy.exchange import Context, Exchange
 from aitherd.proxy.local import Local
+from aitherd.proxy.origins import Visitor
 from aitherd.proxy.refusals import TooSlow, WrongMethod
 from aitherd.proxy.relay import Relay
 from aitherd.proxy.request_reader import RequestReader
-from aitherd.proxy.routes import HEALTH, Handling, find
+from aitherd.proxy.routes import OPEN_TO_ALL, Handling, find
 from aitherd.proxy.wire import END, RequestEvent, RequestHead, Switched
 
 
@@ -59,6 +60,7 @@ class ClientConnection(asyncio.Protocol):
         self._context = context
         self._reader = RequestReader(context.limits)
         self._transport: asyncio.Transport = cast("Any", None)
+        self.visitor: Visitor = cast("Any", None)
         self._exchange: Exchange | None = None
         self._phase: _Phase = _IDLE
         self._deadline: Seconds = 0.0
@@ -91,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
         plug = transport.get_extra_info("socket")
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.kernel_buffer)
         self._peer = peer_of(plug)
+        self.visitor = Visitor(transport, remote=self._peer is None)
         if self._peer is None:
             plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._context.arrived(self)
@@ -270,6 +273,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_since = monotonic()
         context = self._context
         try:
+            context.hosts.check(head, self.visitor)
             standing = self._whose(head)
             match = find(head.method, head.path)
         except WrongMethod as error:
@@ -313,8 +317,7 @@ class ClientConnection(asyncio.Protocol):
         callers = self._context.callers
         shown = (head.key, callers.version)
         if self._standing is None or shown != self._shown:
-            if head.path == HEALTH:
-                # Whoever watches a machine needs no key to see that it lives.
+            if head.path in OPEN_TO_ALL:
                 return None
             self._standing = callers.standing(self._peer, head.key)
             self._shown = shown

@@ -177,7 +177,7 @@ def _pieces(scene: Scene) -> Iterator[tuple[Key, bytes]]:
     """The state in pieces that change by themselves."""
     yield ("health", ""), _encoder.encode({"problems": scene.problems})
     for status in scene.statuses:
-        yield ("model", status.name), _encoder.encode(_model(status))
+        yield ("model", status.name), _encoder.encode(_model(status, scene.tokens.get(status.name, 0)))
     for device in scene.devices:
         yield ("device", device.id), _encoder.encode(_device(device, scene))
     for lease in scene.leases:
@@ -186,14 +186,15 @@ def _pieces(scene: Scene) -> Iterator[tuple[Key, bytes]]:
         yield ("upstream", f"{node.upstream} {node.address}"), _encoder.encode(_upstream(node))
 
 
-def _model(status: ModelStatus) -> dict[str, object]:
+def _model(status: ModelStatus, tokens: int) -> dict[str, object]:
     return {
         "name": status.name, "description": status.description, "engine": status.engine,
         "class": str(status.residency_class), "residency": str(status.residency), "level": status.level,
         "serves": status.serves, "can": status.can, "unit": status.unit, "expected": status.expected,
-        "measured": status.measured, "in_flight": status.in_flight, "waiting": status.waiting, "held": status.held,
-        "busy": status.busy, "since": status.since, "last_used": round(status.last_used),
+        "measured": dict(status.measured), "in_flight": status.in_flight, "waiting": status.waiting,
+        "held": status.held, "busy": status.busy, "since": status.since, "last_used": round(status.last_used),
         "stops_at": round(status.stops_at), "error": status.error, "stage": status.stage,
+        "tokens": tokens,
     }  # fmt: skip
 
 
@@ -219,5 +220,5 @@ def _lease(lease: Lease) -> dict[str, object]:
 def _upstream(node: NodeSample) -> dict[str, object]:
     return {
         "upstream": node.upstream, "address": node.address, "up": node.up, "in_flight": node.in_flight,
-        "spent_today": node.spent,
+        "spent_today": node.spent, "daily_cap": node.cap, "reason": node.reason,
     }  # fmt: skip

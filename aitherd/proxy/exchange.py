@@ -11,7 +11,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from aitherd.conductor.operations import Leasing, Operations
+from aitherd.conductor.operations import Leasing, Operations, Past
 from aitherd.conductor.records import Records
 from aitherd.core.callers import ANYBODY, Caller, Standing
 from aitherd.core.words import Bytes, Seconds
@@ -22,6 +22,7 @@ from aitherd.proxy.callers import Callers
 from aitherd.proxy.events import Feed
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
+from aitherd.proxy.origins import Hosts, Visitor
 from aitherd.proxy.routes import Match
 from aitherd.proxy.routing import Routing
 from aitherd.proxy.scene import Scene
@@ -35,6 +36,8 @@ _COMPLETE: Final = Outcome.COMPLETE
 
 class ClientSide(Protocol):
     """What an exchange, and the proxy, may do to the connection of a client."""
+
+    visitor: Visitor
 
     def write(self, data: bytes) -> None:
         """Sends."""
@@ -73,8 +76,11 @@ class Context:
         callers: Callers | None = None,
         leasing: Leasing | None = None,
         records: Records | None = None,
+        past: Past | None = None,
     ) -> None:
         self.operations = operations
+        self.past = past
+        self.hosts = Hosts(limits.hosts)
         self.leasing = leasing
         self.records = records
         self.routing = routing or Routing(operations)
@@ -84,7 +90,7 @@ class Context:
         """Unix time."""
         self.pool = Pool(limits)
         self.metrics = Metrics()
-        self.access = AccessLog(self.metrics, limits)
+        self.access = AccessLog(self.metrics, limits, past)
         self.events = Feed(operations, records, self.scene, limits, started)
         self.draining = False
         self.clients: set[ClientSide] = set()
@@ -124,6 +130,7 @@ class Context:
             tuple(self.routing.samples()),
             self.operations.problems(),
             {str(event): count for event, count in self.records.counts.items()} if self.records is not None else {},
+            {model: tally.tokens.total for model, tally in self.metrics.models.items()},
         )
 
     def rename(self, model: str) -> str | None:

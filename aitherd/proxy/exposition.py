@@ -87,6 +87,7 @@ def _counted(metrics: Metrics) -> Iterator[tuple[str, Iterable[Sample]]]:
     )
     yield "aither_request_bytes_total", [((model,), tally.received) for model, tally in models]
     yield "aither_response_bytes_total", [((model,), tally.sent) for model, tally in models]
+    yield "aither_answer_tokens_total", [((model,), tally.tokens.total) for model, tally in models]
     yield "aither_requests_open", [((), metrics.in_flight)]
     yield "aither_client_connections", [((), metrics.connections)]
     yield "aither_client_connections_refused_total", [((), metrics.refused)]
@@ -104,9 +105,15 @@ def _seen(scene: Scene) -> Iterator[tuple[str, Iterable[Sample]]]:
     yield "aither_upstream_up", [(labels, node.up) for labels, node in addresses]
     yield "aither_upstream_requests_in_flight", [(labels, node.in_flight) for labels, node in addresses]
     yield "aither_upstream_spent_today", list({(node.upstream,): node.spent for node in scene.nodes}.items())
+    caps = {(node.upstream,): node.cap for node in scene.nodes if node.cap is not None}
+    yield "aither_upstream_daily_cap", list(caps.items())
 
 
 def _models(statuses: tuple[ModelStatus, ...]) -> Iterator[tuple[str, Iterable[Sample]]]:
+    yield (
+        "aither_model_info",
+        [((status.name, str(status.residency_class), status.engine), 1) for status in statuses],
+    )
     yield (
         "aither_model_residency",
         [

@@ -67,5 +67,7 @@ class Limits:
     """How long an unused connection to an engine is kept: less than the 5 s of uvicorn and cpp-httplib."""
     upstream_spare: int = 64
     """How many unused connections are kept for each engine."""
+    hosts: frozenset[str] = frozenset()
+    """Names by which clients may call over TCP, besides the machine's own."""
     tick: Seconds = 1.0
     """How often deadlines are looked at while there are connections."""

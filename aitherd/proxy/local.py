@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import socket
 from importlib import import_module
 from time import monotonic, time
 from urllib.parse import parse_qs
 
+from aitherd import __version__
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.errors import AitherError
 from aitherd.proxy.answers import Answer, error_answer, json_answer, model_list, model_object, running, tier_object
 from aitherd.proxy.exchange import ClientSide, Context, Exchange
-from aitherd.proxy.refusals import BodyTooLarge, NotAllowed
+from aitherd.proxy.pages import FILES, page_answer
+from aitherd.proxy.refusals import BadRequest, BodyTooLarge, NotAllowed
 from aitherd.proxy.routes import MODEL, SWAP, UNLOAD, Match
 from aitherd.proxy.wire import CONTINUE, RequestHead
 
+NO_STORE = b"Cache-Control: no-store\r\n"
+MOST_HOURS = 24.0
+"""How far back the history goes."""
 _LOADED = frozenset({Residency.STARTING, Residency.READY, Residency.SLEEPING})
 
 
@@ -45,7 +52,9 @@ class Local(Exchange):
     def end(self) -> None:
         self.complete = True
         operations = self.context.operations
-        if self._route is SWAP:
+        if self.route in FILES:
+            self.answer(page_answer(self.route, self.head.field(b"if-none-match")))
+        elif self._route is SWAP:
             self._swap()
         elif self._route is UNLOAD:
             self.model = operations.resolve(self._name)
@@ -72,6 +81,10 @@ class Local(Exchange):
                 problems = operations.problems()
                 state = {"status": "unhealthy" if problems else "ok", "problems": problems}
                 self.answer(json_answer(state, 503 if problems else 200))
+            case "/api/page":
+                self.context.spawn(self._about_page())
+            case "/api/history":
+                self._history()
             case "/running":
                 self.answer(json_answer(running(operations.statuses(), time())))
             case "/metrics":
@@ -97,6 +110,31 @@ class Local(Exchange):
             pieces.append(piece)
             await asyncio.sleep(0)
         self.answer(Answer(200, b"".join(pieces), content_type(accept)))
+
+    async def _about_page(self) -> None:
+        """What the page has to know besides the events."""
+        about = {
+            "version": __version__,
+            "machine": socket.gethostname(),
+            "may_stop": await self._may_stop(),
+            "tiers": {name: [str(way) for way in tier.routes] for name, tier in self.context.routing.named.items()},
+        }
+        self.answer(json_answer(about, fields=NO_STORE))
+
+    async def _may_stop(self) -> bool:
+        # Where keys are needed over TCP, nobody comes this far without one.
+        return self.context.callers.locked or await self.client.visitor.may_stop()
+
+    def _history(self) -> None:
+        given = parse_qs(self.head.query[1:].decode("latin-1")).get("hours", ["6"])[-1]
+        try:
+            hours = float(given)
+        except ValueError:
+            hours = math.nan
+        if not 0 < hours <= MOST_HOURS:
+            raise BadRequest(f"hours={given!r} is no number of hours", remedy=f"the last {MOST_HOURS:g} are kept")
+        past = self.context.past
+        self.answer(json_answer(past.since(time() - hours * 3600) if past is not None else {}, fields=NO_STORE))
 
     def _swap(self) -> None:
         """Brings a model in; the answer comes when it is ready, or with `?wait=0` at once."""
@@ -127,6 +165,14 @@ class Local(Exchange):
 
     async def _unload(self, statuses: list[ModelStatus]) -> None:
         """Stops models, each drained first. Goes on when the client leaves: half an unloading helps nobody."""
+        if not await self._may_stop():
+            self.refuse(
+                NotAllowed(
+                    "whoever stops models over TCP must be root or in the daemon's group",
+                    remedy="use the Unix socket, an API key, or aitherctl stop",
+                )
+            )
+            return
         operations = self.context.operations
         ends = await asyncio.gather(*(operations.stop(status.name) for status in statuses), return_exceptions=True)
         for end in ends:

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from typing import Literal, NamedTuple
 
 from aitherd.core.words import Bytes, Seconds
+from aitherd.proxy.tokens import Count
 
 BUCKETS: tuple[Seconds, ...] = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -39,10 +40,13 @@ FAMILIES: tuple[Family, ...] = (
            "How long requests that had to wait for their model waited."),
     Family("aither_request_bytes_total", "counter", _MODEL, "Bytes of request bodies that were received."),
     Family("aither_response_bytes_total", "counter", _MODEL, "Bytes of answers that were sent, heads included."),
+    Family("aither_answer_tokens_total", "counter", _MODEL,
+           "Tokens of answers, as their engines count them; where they do not, the events of streams."),
     Family("aither_requests_open", "gauge", (), "Requests that have begun and not ended."),
     Family("aither_client_connections", "gauge", (), "Open client connections."),
     Family("aither_client_connections_refused_total", "counter", (),
            "Clients that were turned away because too many were connected, or no descriptor was left."),
+    Family("aither_model_info", "gauge", ("model", "class", "engine"), "1, with the model's class and engine."),
     Family("aither_model_residency", "gauge", ("model", "residency"),
            "1 for the state that the model is in, 0 for the others."),
     Family("aither_model_transitions_total", "counter", ("model", "from", "to"),
@@ -67,6 +71,8 @@ FAMILIES: tuple[Family, ...] = (
            "Requests that the address of an upstream is answering."),
     Family("aither_upstream_spent_today", "gauge", ("upstream",),
            "What an upstream's answers have cost today (UTC), in the currency of its prices."),
+    Family("aither_upstream_daily_cap", "gauge", ("upstream",),
+           "What they may cost in a day, of an upstream that has a cap."),
 )  # fmt: skip
 """In the order in which they are shown. Besides these there are the usual `process_` metrics."""
 
@@ -80,6 +86,10 @@ class NodeSample(NamedTuple):
     in_flight: int
     spent: float
     """Today, by the whole upstream."""
+    cap: float | None = None
+    """What that may be; None without a bound."""
+    reason: str = ""
+    """Why nothing is sent there; empty while something is."""
 
 
 class Histogram:
@@ -101,7 +111,7 @@ class Histogram:
 class Tally:
     """What is counted for one model; that of the empty name is of requests that came to none."""
 
-    __slots__ = ("codes", "first_byte", "received", "seconds", "sent", "waited")
+    __slots__ = ("codes", "first_byte", "received", "seconds", "sent", "tokens", "waited")
 
     def __init__(self) -> None:
         self.codes: dict[tuple[str, int], int] = {}
@@ -109,6 +119,7 @@ class Tally:
         self.seconds = Histogram()
         self.first_byte = Histogram()
         self.waited = Histogram()
+        self.tokens = Count()
         self.received: Bytes = 0
         self.sent: Bytes = 0
 
@@ -137,9 +148,7 @@ class Metrics:
         sent: Bytes = 0,
     ) -> None:
         """One request that ended; `status` 499 when the client left first. None for what did not happen."""
-        tally = self.models.get(model)
-        if tally is None:
-            tally = self.models[model] = Tally()
+        tally = self._tally(model)
         key = (route, status)
         tally.codes[key] = tally.codes.get(key, 0) + 1
         tally.seconds.add(seconds)
@@ -149,3 +158,13 @@ class Metrics:
             tally.waited.add(waited)
         tally.received += received
         tally.sent += sent
+
+    def tokens(self, model: str) -> Count:
+        """Where the tokens of a model's answers are counted."""
+        return self._tally(model).tokens
+
+    def _tally(self, model: str) -> Tally:
+        tally = self.models.get(model)
+        if tally is None:
+            tally = self.models[model] = Tally()
+        return tally

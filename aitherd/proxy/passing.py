@@ -10,6 +10,7 @@ from aitherd.errors import AitherError
 from aitherd.proxy.journey import RemoteUse
 from aitherd.proxy.refusals import UpstreamFailed
 from aitherd.proxy.sending import Sending
+from aitherd.proxy.tokens import AnswerTokens, counts_tokens
 from aitherd.proxy.wire import LAST_CHUNK, ResponseHead, chunk, framing, response_bytes
 
 
@@ -21,6 +22,8 @@ class Passing(Sending):
     _chunked = False
     """Whether the answer is chunked towards the client."""
     _keep = False
+    _tokens: AnswerTokens | None = None
+    """Of an answer whose tokens are counted."""
     _stirred = False
     """Whether the engine has sent something since the last tick."""
 
@@ -32,6 +35,8 @@ class Passing(Sending):
         """The head for the client."""
         self._response = response
         self.status = response.status
+        if response.status == 200 and counts_tokens(response.fields):
+            self._tokens = AnswerTokens(self.context.metrics.tokens(self.model))
         self.first_byte = monotonic() - self.began
         lines, self._chunked, self._keep = framing(self.head, response, keep=self.keeps())
         return response_bytes(response, self._who(), lines)
@@ -44,6 +49,8 @@ class Passing(Sending):
 
     def _passed(self, data: bytes) -> None:
         """The engine sent whole chunks, and the client's are the same."""
+        if self._tokens is not None:
+            self._tokens.passed(data)
         self.sent += len(data)
         self.client.write(data)
         self._stirred = True
@@ -51,6 +58,8 @@ class Passing(Sending):
     def _pass_on(self, out: list[bytes], body: list[bytes], *, ended: bool) -> None:
         if body:
             data = body[0] if len(body) == 1 else b"".join(body)
+            if self._tokens is not None:
+                self._tokens.passed(data)
             out.append(chunk(data) if self._chunked else data)
         if ended and self._chunked:
             out.append(LAST_CHUNK)

@@ -168,6 +168,8 @@ class Relay(Passing):
                 return
         if len(events) == 1 and type(data := events[0]) is bytes:
             # One more piece of a stream. As from now on its chunks need not be taken apart.
+            if self._tokens is not None:
+                self._tokens.passed(data)
             self.send(chunk(data) if self._chunked else data)
             self._stirred = True
             response, connection = self._response, self._connection
@@ -210,7 +212,10 @@ class Relay(Passing):
         if self._looks or head.status < 200:
             self.answered([head, body, END])
             return
-        self.send(self._answer_begins(head) + body)
+        begin = self._answer_begins(head)
+        if self._tokens is not None:
+            self._tokens.passed(body)
+        self.send(begin + body)
         self._ended(reusable=True)
 
     def _looked_at(self, events: list[ResponseEvent]) -> list[ResponseEvent]:
@@ -305,6 +310,8 @@ class Relay(Passing):
 
     def let_go(self) -> None:
         self.parts = []
+        if self._tokens is not None:
+            self._tokens.ended()
         self.part()
         if self._journey is not None:
             self._journey.end()

@@ -28,6 +28,7 @@ _KINDS = dict.fromkeys(HOP | {b"http2-settings"}, _DROPPED) | {
     # What a client shows to us is none of the engine's business.
     b"authorization": _SHOWN, b"x-api-key": _SHOWN, b"api-key": _SHOWN,
     b"connection": _READ, b"host": _READ, b"content-length": _READ, b"transfer-encoding": _READ, b"expect": _READ,
+    b"origin": _READ,
     b"upgrade": _READ, b"content-type": _READ, b"content-encoding": _READ,
     b"x-aither-tier": _READ, b"x-aither-effort": _READ, b"x-aither-local": _READ,
     b"x-aither-session": _READ,
@@ -183,6 +184,7 @@ class RequestReader(Reader):
                 hosts += 1
                 if _HOST.fullmatch(value.strip()) is None:
                     raise self.refuse(BadRequest("the Host header is not a host"))
+                head.host = value.strip()
             elif low == b"content-length":
                 lengths += 1
                 if _LENGTH.fullmatch(value.strip()) is None:
@@ -197,6 +199,9 @@ class RequestReader(Reader):
                 codings += 1
                 if value.strip().lower() != b"chunked" or head.http10:
                     raise self.refuse(BadRequest("the only transfer coding is chunked, on HTTP/1.1"))
+            elif low == b"origin":
+                head.origin = value.strip().lower()
+                fields += (name, b": ", value, b"\r\n")
             elif low == b"content-encoding":
                 head.content_encoding = value.strip().lower()
                 fields += (name, b": ", value, b"\r\n")

@@ -11,6 +11,7 @@ from enum import Enum
 from types import MappingProxyType
 from urllib.parse import unquote_to_bytes
 
+from aitherd.proxy.pages import FILES
 from aitherd.proxy.refusals import BadRequest, NoSuchRoute, WrongMethod
 
 
@@ -52,6 +53,8 @@ class Match:
 
 
 HEALTH = b"/health"
+OPEN_TO_ALL = frozenset({HEALTH, *(path.encode() for path in FILES)})
+"""Needs no key: that the machine lives, and a page that asks for one."""
 GET = (b"GET", b"HEAD")
 POST = (b"POST",)
 
@@ -70,6 +73,9 @@ FIXED: Mapping[bytes, Match] = MappingProxyType(
             Route("/v1/images/generations", Handling.JSON, POST),
             Route("/v1/audio/transcriptions", Handling.FORM, POST),
             Route("/v1/audio/translations", Handling.FORM, POST),
+            *(Route(path, Handling.HERE, GET) for path in FILES),
+            Route("/api/page", Handling.HERE, GET),
+            Route("/api/history", Handling.HERE, GET),
             Route("/v1/models", Handling.HERE, GET),
             Route(HEALTH.decode(), Handling.HERE, GET),
             Route("/running", Handling.HERE, GET),

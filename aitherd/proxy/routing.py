@@ -218,7 +218,9 @@ class Routing:
         for name, remote in sorted(self.remotes.by_name.items()):
             for peer in remote.peers:
                 up = peer.circuit.state(now) is not State.OPEN
-                yield NodeSample(name, str(peer.address), up, peer.in_flight, self.spend.today(name))
+                reason = "" if up else peer.circuit.reason
+                spent, cap = self.spend.today(name), remote.upstream.daily_cap
+                yield NodeSample(name, str(peer.address), up, peer.in_flight, spent, cap, reason)
 
     # --- meanwhile -----------------------------------------------------------------------------------------------
 

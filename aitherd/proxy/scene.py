@@ -22,6 +22,8 @@ class Scene:
     problems: tuple[str, ...] = ()
     records: Mapping[str, int] = field(default_factory=dict)
     """How many there were of each kind."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """By model, those of its answers since the daemon began."""
 
 
 def owned(device: DeviceView, statuses: Iterable[ModelStatus], leases: Iterable[Lease]) -> Mapping[Share, Bytes]:

@@ -9,7 +9,7 @@ import sys
 from time import monotonic, time
 from typing import Any
 
-from aitherd.conductor.operations import Leasing, Operations
+from aitherd.conductor.operations import Leasing, Operations, Past
 from aitherd.conductor.records import Records
 from aitherd.core.words import Seconds
 from aitherd.proxy.callers import Callers
@@ -35,12 +35,13 @@ class Proxy:
         *,
         leasing: Leasing | None = None,
         records: Records | None = None,
+        past: Past | None = None,
     ) -> None:
         """`routing` knows the tiers, `callers` who asks; without them there are no tiers, quotas and keys.
 
-        `leasing` and `records` are only shown.
+        `leasing`, `records` and `past` are only shown.
         """
-        self._context = Context(operations, limits or Limits(), int(time()), routing, callers, leasing, records)
+        self._context = Context(operations, limits or Limits(), int(time()), routing, callers, leasing, records, past)
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 

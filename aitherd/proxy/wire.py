@@ -68,6 +68,10 @@ class RequestHead:
     wish: Wish | None = None
     key: bytes = b""
     """What the client shows to prove who it is (Authorization: Bearer, or x-api-key). Never passed on."""
+    host: bytes = b""
+    """As sent; empty where HTTP/1.0 has none."""
+    origin: bytes = b""
+    """Of the web page that has a browser send it, in small letters; empty without one."""
 
     @property
     def has_body(self) -> bool:

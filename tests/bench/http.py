@@ -16,7 +16,7 @@ def get(address: Address, path: str) -> int:
     """The status of a GET, 0 when nobody answers."""
     try:
         with _connected(address) as plug:
-            plug.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+            plug.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return int(plug.recv(4096).split()[1])
     except (OSError, IndexError):
         return 0
@@ -55,7 +55,7 @@ def first_byte(address: Address, model: str) -> float:
 def _request(path: str, body: object) -> bytes:
     data = json.dumps(body).encode()
     return (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     ).encode() + data
 

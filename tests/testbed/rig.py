@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,18 @@ class Rig:
         """A client of the proxy; close it."""
         transport = httpx.HTTPTransport(uds=str(self.socket))
         return httpx.Client(transport=transport, base_url="http://aither", timeout=timeout, trust_env=False)
+
+    def tcp(self) -> str:
+        """Has the proxy listen on a free port of the loopback address, too; returns its URL. Before the daemon runs."""
+        with socket.socket() as plug:
+            plug.bind(("127.0.0.1", 0))
+            port: int = plug.getsockname()[1]
+        unit = (UNITS / "user" / "aitherd-tcp.socket").read_text()
+        assert "127.0.0.1:8150" in unit
+        self.manager.install_unit("aitherd-tcp.socket", unit.replace(":8150", f":{port}"))
+        self.manager.reload()
+        self.manager.systemctl("start", "aitherd-tcp.socket")
+        return f"http://127.0.0.1:{port}"
 
     def ctl(self, *arguments: str, check: bool = True, timeout: float = WAIT_S) -> CompletedProcess[str]:
         """Runs `aitherctl --user`."""

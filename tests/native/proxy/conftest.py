@@ -8,13 +8,14 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
 import pytest
 import uvloop
 
+from aitherd.conductor.operations import Past
 from aitherd.conductor.records import Records
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.proxy.callers import Callers
@@ -68,10 +69,16 @@ class House:
         return engine
 
     async def open(
-        self, limits: Limits | None = None, routing: Routing | None = None, callers: Callers | None = None
+        self,
+        limits: Limits | None = None,
+        routing: Routing | None = None,
+        callers: Callers | None = None,
+        past: Past | None = None,
     ) -> None:
-        """Starts a proxy, the first time or with other limits, tiers or callers."""
-        proxy = Proxy(self.fleet, limits, routing, callers, records=self.records)
+        """Starts a proxy, the first time or with other limits, tiers or callers. Its names are `t` and `test`, too."""
+        limits = limits or Limits()
+        limits = replace(limits, hosts=limits.hosts | {"t", "test"})
+        proxy = Proxy(self.fleet, limits, routing, callers, records=self.records, past=past)
         self.path = self.directory / f"proxy{len(self.proxies)}.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))

@@ -32,7 +32,7 @@ SCENE = Scene(
         Lease("1", "training", 2 * GIB, "gpu0", 0, 1, 0.0, 0.0),
         Lease("2", "game", 2 * GIB, "", 0, 1, 0.0, 0.0, waiting=True),
     ),
-    nodes=(NodeSample("spark", "spark.local:8120", True, 2, 0.25),),
+    nodes=(NodeSample("spark", "spark.local:8120", True, 2, 0.25, 5.0),),
     problems=("it is cold",),
     records={"plan": 7},
 )  # fmt: skip
@@ -73,6 +73,7 @@ def test_everything_in_the_table_is_shown_and_nothing_else(accept: str) -> None:
 def test_values_are_those_of_the_scene() -> None:
     metrics = Metrics()
     metrics.count(ODD, "/v1/completions", 200, 0.3, 0.2, 1.5, 10, 20)
+    metrics.tokens(ODD).total = 7
     metrics.in_flight, metrics.connections, metrics.refused = 1, 2, 3
     found = scrape(metrics, SCENE)
     assert found["aither_requests_total"] == [({"model": ODD, "route": "/v1/completions", "code": "200"}, 1)]
@@ -90,6 +91,9 @@ def test_values_are_those_of_the_scene() -> None:
     assert found["aither_device_power_watts"] == [({"device": "gpu0"}, 212.5)]
     assert found["aither_leases"] == [({"state": "granted"}, 1), ({"state": "waiting"}, 1)]
     assert found["aither_upstream_spent_today"] == [({"upstream": "spark"}, 0.25)]
+    assert found["aither_upstream_daily_cap"] == [({"upstream": "spark"}, 5.0)]
+    assert found["aither_model_info"] == [({"model": ODD, "class": "on-demand", "engine": "exec"}, 1)]
+    assert found["aither_answer_tokens_total"] == [({"model": ODD}, 7)]
     assert found["aither_records_total"] == [({"event": "plan"}, 7)]
 
 

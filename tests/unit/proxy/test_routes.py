@@ -29,7 +29,7 @@ def test_paths_that_carry_a_name(path: bytes, route: Route, name: str, target: b
 
 
 @pytest.mark.parametrize(
-    "path", [b"/", b"/v1", b"/v1/models/", b"/upstream", b"/upstream/", b"/upstream//x", b"/V1/models", b"*"]
+    "path", [b"/page", b"/v1", b"/v1/models/", b"/upstream", b"/upstream/", b"/upstream//x", b"/V1/models", b"*"]
 )
 def test_paths_that_are_nobodys(path: bytes) -> None:
     with pytest.raises(NoSuchRoute):

@@ -1,0 +1,56 @@
+"""Counts the tokens of answers as they pass: as the engine counts them where it says, else the pieces of a stream.
+
+Only looks: nothing is parsed, nothing changed, and nothing kept but the last piece.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aitherd.core.words import Bytes
+
+_SAID = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,9})')
+_TAIL: Bytes = 2048
+"""How much of the end of an answer is looked through for its account."""
+_PIECE = b"data: {"
+"""How an event of a stream begins; engines send one a token."""
+
+
+class Count:
+    """Of the tokens of one model's answers, since the daemon began. Only grows."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
+class AnswerTokens:
+    """The tokens of one answer, counted into those of its model."""
+
+    __slots__ = ("_count", "_last", "_pieces")
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._pieces = 0
+        self._last = b""
+
+    def passed(self, data: bytes) -> None:
+        """Some more of the answer's body."""
+        pieces = data.count(_PIECE)
+        self._pieces += pieces
+        self._count.total += pieces
+        self._last = data
+
+    def ended(self) -> None:
+        """The answer is complete, or broke off."""
+        said = _SAID.findall(self._last[-_TAIL:])
+        if said:
+            # A stream's first and last events carry no token, so its own account may be the smaller one.
+            self._count.total += max(int(said[-1]) - self._pieces, 0)
+        self._last = b""
+
+
+def counts_tokens(fields: bytes) -> bool:
+    """Whether an answer with such header lines is text of a model: a stream of events, or JSON."""
+    return b"text/event-stream" in fields or b"application/json" in fields
