@@ -39,7 +39,7 @@ class Seat:
 def accounts(measured: Mapping[str, int], *foreign: Claim, rest: int = 0, fresh: bool = True) -> Accounts:
     used = sum(measured.values()) + sum(claim.bytes for claim in foreign) + rest
     view = DeviceView("gpu0", "GPU", 32 * GIB, 32 * GIB - used, 0, foreign, fresh=fresh)
-    return Accounts({"gpu0": view}, {model: {"gpu0": count} for model, count in measured.items()}, {"gpu0": rest})
+    return Accounts({"gpu0": view}, {model: {"gpu0": count} for model, count in measured.items()}, {}, {"gpu0": rest})
 
 
 class Stage:
@@ -105,7 +105,7 @@ def test_of_a_device_that_is_not_measured_nothing_is_kept() -> None:
 
 
 def test_host_memory_is_used_by_nobody_in_particular() -> None:
-    found = Accounts({HOST: DeviceView(HOST, "host memory", 8 * GIB, 5 * GIB, 0)}, {}, {})
+    found = Accounts({HOST: DeviceView(HOST, "host memory", 8 * GIB, 5 * GIB, 0)}, {}, {}, {})
     assert dict(owners(found, HOST)) == {"unattributed": 3 * GIB}
 
 
