@@ -1,4 +1,4 @@
-"""What the daemon writes itself: who answered, errors in OpenAI's shape, its own routes' JSON. Plain values, no I/O."""
+"""What the daemon writes itself: errors in OpenAI's shape, its own routes' JSON. Plain values, no I/O."""
 
 from __future__ import annotations
 
