@@ -13,9 +13,10 @@ from aitherd.conductor.launch import ENDPOINT_FIELD, FINGERPRINT_FIELD, PLACEMEN
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
+from aitherd.conductor.sleeping import Sleeping
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import Endpoint
-from aitherd.engines.base import Control, Health
+from aitherd.engines.base import Health
 from aitherd.errors import HostFailure
 from aitherd.failpoints import Point, reach
 from aitherd.host.systemd import Systemd, UnitStatus
@@ -32,7 +33,7 @@ class Adoption:
         meter: Meter,
         rise: Rise,
         records: Records,
-        connect: Callable[[Endpoint], Control],
+        sleeping: Sleeping,
         resume: Callable[[Book], None],
     ) -> None:
         """`resume` goes on with a start that an earlier daemon began."""
@@ -41,7 +42,7 @@ class Adoption:
         self._meter = meter
         self._rise = rise
         self._records = records
-        self._connect = connect
+        self._sleeping = sleeping
         self._resume = resume
 
     async def adopt(self, levels: Mapping[str, int], alone: Mapping[str, str]) -> frozenset[str]:
@@ -97,8 +98,10 @@ class Adoption:
             book.stop_wanted = True
             book.stop_done.clear()
             return "it was being stopped, which goes on"
-        async with self._connect(book.endpoint) as control:
-            health = await book.engine.health(control)
+        if book.suspends:
+            # Whether it is suspended shows in what it holds.
+            await self._meter.measure()
+        health = await self._sleeping.health(book, book.measured)
         match health:
             case Health.READY:
                 book.ready_since = book.last_used = book.clock.monotonic()

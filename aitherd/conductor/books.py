@@ -34,6 +34,7 @@ from aitherd.core.words import (
 )
 from aitherd.engines import engine
 from aitherd.engines.base import Engine
+from aitherd.engines.checkpoint import RUNG
 from aitherd.errors import BackingOff, NotLoaded
 
 
@@ -145,6 +146,11 @@ class Book:
     def stands(self) -> Residency:
         """Where it stands for everybody else: one that somebody wants stopped is on its way down while it drains."""
         return Residency.STOPPING if self.stop_wanted and self.residency is Residency.READY else self.residency
+
+    @property
+    def suspends(self) -> bool:
+        """Whether it sleeps by having its device state suspended, as its engine cannot sleep."""
+        return bool(self.model.checkpoint) and not self.engine.ladder(self.model.command, {})
 
     @property
     def alive(self) -> bool:
@@ -269,7 +275,7 @@ class Book:
                 seconds=self.learned.sleep_seconds(rung.level, rung.seconds),
                 wake=self.learned.wake_seconds(rung.level, rung.wake),
             )
-            for rung in self.engine.ladder(self.model.command, {})
+            for rung in ((RUNG,) if self.suspends else self.engine.ladder(self.model.command, {}))
         )
 
     def rise(self, *, best: bool = False) -> Seconds:

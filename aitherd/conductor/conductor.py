@@ -29,6 +29,7 @@ from aitherd.conductor.operations import ModelStatus
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.scheduler import Scheduler
+from aitherd.conductor.sleeping import Sleeping
 from aitherd.conductor.steps import Steps
 from aitherd.conductor.store import State, Store, learning_key
 from aitherd.conductor.wishes import Wishes
@@ -98,7 +99,8 @@ class Conductor:
             self.guests,
             memory,
         )
-        self.steps = Steps(systemd, self.meter, records, clock, lambda: self.fleet.settings, connect)
+        sleeping = Sleeping(systemd, host, connect, lambda: self.meter.driver)
+        self.steps = Steps(systemd, self.meter, sleeping, records, clock, lambda: self.fleet.settings, connect)
         self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
         self.scheduler = Scheduler(
             self.books,
@@ -132,7 +134,7 @@ class Conductor:
             meter=self.meter,
             rise=self.rise,
             records=records,
-            connect=connect,
+            sleeping=sleeping,
             resume=self.scheduler.resume,
         )
 

@@ -57,6 +57,11 @@ def model_unit(model: str) -> str:
     return f"aither-{model}.service"
 
 
+def checkpoint_unit(model: str) -> str:
+    """Name of the transient service that suspends and resumes the device state of `model`'s engine."""
+    return f"aither-{model}-checkpoint.service"
+
+
 def model_of(unit: str) -> str | None:
     """The model whose engine unit `unit` is, or None."""
     if unit.startswith("aither-") and unit.endswith("-engine.service"):

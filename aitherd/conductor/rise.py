@@ -117,8 +117,7 @@ class Rise:
         book.say("waking up")
         reach(Point.WAKE_BOOKED)
         try:
-            async with self._steps.connect(book.endpoint) as control:
-                await book.engine.wake(control, level, book.model.load_timeout)
+            await self._steps.sleeping.wake(book, level, book.model.load_timeout)
             reach(Point.WAKE_ASKED)
             await self.until_ready(book, began)
         except (EngineRefused, AitherError) as error:

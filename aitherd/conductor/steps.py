@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
+from aitherd.conductor.sleeping import Sleeping
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.words import NO_BYTES, Bytes, DeviceId, Endpoint, Residency, Seconds, format_bytes, format_seconds
@@ -69,6 +70,7 @@ class Steps:
         self,
         systemd: Systemd,
         meter: Meter,
+        sleeping: Sleeping,
         records: Records,
         clock: Clock,
         settings: Callable[[], Settings],
@@ -76,6 +78,7 @@ class Steps:
     ) -> None:
         self.connect = connect
         """How engines are talked to, here and in `rise.py`."""
+        self.sleeping = sleeping
         self._systemd = systemd
         self._meter = meter
         self._records = records
@@ -148,8 +151,7 @@ class Steps:
         book.say(f"falling asleep ({why})")
         problem = ""
         try:
-            async with self.connect(book.endpoint) as control:
-                await book.engine.sleep(control, level, SLEEP_TIMEOUT)
+            await self.sleeping.sleep(book, level, SLEEP_TIMEOUT)
             reach(Point.SLEEP_ASKED)
         except EngineRefused as error:
             problem = str(error)
@@ -157,7 +159,7 @@ class Steps:
             missing = await self._await_return(book, before, expected, partly=True)
             given = _without(expected, missing)
             # Bytes also come back from an engine that said yes and dies of it.
-            if (found := await self._health(book)) is not Health.ASLEEP:
+            if (found := await self.sleeping.health(book, book.measured)) is not Health.ASLEEP:
                 problem = f"it said yes and is {found.value}"
             elif sum(given.values()) > sum(missing.values()):
                 book.say("")
@@ -236,11 +238,6 @@ class Steps:
         book.lost = missing
         book.lost_since = before if missing else None
         return missing
-
-    async def _health(self, book: Book) -> Health:
-        assert book.endpoint is not None
-        async with self.connect(book.endpoint) as control:
-            return await book.engine.health(control)
 
     async def _keep_slots(self, book: Book) -> None:
         """Has an engine write down what it has cached, where its model file asks for it. Not worth a failure."""

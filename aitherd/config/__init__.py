@@ -23,6 +23,7 @@ __all__ = [
     "Settings",
     "Variant",
     "check_devices",
+    "check_driver",
     "directories",
     "fitted",
     "load",
@@ -43,6 +44,13 @@ def load(
     from aitherd.config.loader import load as load_files
 
     return load_files(directories, user=user, partial=partial)
+
+
+def check_driver(fleet: Fleet, driver: str) -> tuple[Problem, ...]:
+    """What the version of the devices' driver says against models; nothing while it is not known."""
+    from aitherd.config.budget import driver_problems
+
+    return driver_problems(fleet, driver)
 
 
 def check_devices(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[Problem, ...]:

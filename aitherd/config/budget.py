@@ -13,6 +13,7 @@ from pathlib import Path
 from aitherd.config.fleet import Fleet, Model
 from aitherd.config.problem import Problem
 from aitherd.core.words import HOST, Bytes, DeviceId, ResidencyClass, format_bytes
+from aitherd.engines.checkpoint import too_old
 
 MAX_TRIES = 20_000
 """Placements tried before the models count as fitting: no sum may keep the daemon from starting for seconds."""
@@ -48,6 +49,14 @@ def check(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[Problem, ...]
         if _place((*essentials, model), fleet, sizes) is None:
             problems.append(_never(model, essentials, fleet, sizes))
     return tuple(problems)
+
+
+def driver_problems(fleet: Fleet, driver: str) -> tuple[Problem, ...]:
+    """See `aitherd.config.check_driver`."""
+    problem = too_old(driver)
+    message, _, remedy = problem.partition("; ")
+    models = [model for model in fleet.models.values() if model.checkpoint] if problem else []
+    return tuple(Problem(model.path, "checkpoint", "true", message, remedy) for model in models)
 
 
 def budgets(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> tuple[DeviceBudget, ...]:

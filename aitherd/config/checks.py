@@ -16,6 +16,7 @@ from aitherd.config.properties import SERVICE, TABLES, read
 from aitherd.config.written import ModelFile
 from aitherd.core.words import ResidencyClass, Seconds
 from aitherd.engines import engine
+from aitherd.engines.checkpoint import PROGRAM
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 TCP_SOCKET_PORT = 8150
@@ -45,6 +46,7 @@ def build(name: str, file: ModelFile, settings: Settings, findings: Findings, *,
     part = _vllm(file, findings)
     _residency(file, findings)
     _slots(file, findings)
+    checkpoint = _checkpoint(file, findings, user=user)
     _place(file, findings)
     if file.vram is None and part is None:
         findings.error(
@@ -78,6 +80,7 @@ def build(name: str, file: ModelFile, settings: Settings, findings: Findings, *,
         unix=_unix(file),
         health=file.health,
         keep_slots=file.keep_slots,
+        checkpoint=checkpoint,
         resources=resources,
         service=service,
     )
@@ -215,6 +218,21 @@ def _slots(file: ModelFile, findings: Findings) -> None:
             "the command does not say where to",
             'add "--slot-save-path" and a directory that the engine may write to, as /var/cache/aither-engine',
         )
+
+
+def _checkpoint(file: ModelFile, findings: Findings, *, user: bool) -> str:
+    """The absolute path of cuda-checkpoint where the model is to be suspended by it, else empty."""
+    if not file.checkpoint:
+        return ""
+    if file.residency_class is ResidencyClass.ESSENTIAL:
+        findings.error("checkpoint", True, "an essential model never sleeps", "leave it out")
+    elif engine(file.engine).ladder(file.command, {}):
+        findings.error("checkpoint", True, "the engine sleeps by itself", "leave it out")
+    try:
+        return find_executable(PROGRAM, search_path(user))
+    except BadValue as bad:
+        findings.error("checkpoint", True, f"{PROGRAM}: {bad.message}", f"{bad.remedy}, or leave checkpoint out")
+        return ""
 
 
 def _place(file: ModelFile, findings: Findings) -> None:

@@ -60,6 +60,8 @@ class Model:
     """Whether it must listen on a Unix socket, or must not; None leaves it to the engine."""
     keep_slots: bool = False
     """Whether its caches are written down before it stops, and taken up again when it is back."""
+    checkpoint: str = ""
+    """Absolute path of cuda-checkpoint, which suspends the model instead of a sleep; empty where it is not to."""
     health: str | None = None
     """Path that answers 2xx when it is ready; `exec` only."""
     resources: Mapping[str, Variant] = field(default_factory=lambda: NO_PROPERTIES)

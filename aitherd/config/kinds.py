@@ -27,6 +27,8 @@ ABILITIES = (
 messages is Anthropic's."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+RESERVED = ("-engine", "-checkpoint")
+"""Ends of the names of the units that belong to a model's own."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Values that clients give `reasoning_effort`."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -39,10 +41,12 @@ UNLOADERS = tuple(kind for kind in ENGINES if engine(kind).unloads)
 
 def check_name(name: str) -> str:
     """A model's name, which becomes part of unit names and paths. Raises BadValue."""
-    if not NAME.fullmatch(name) or ".." in name or name.endswith((".", "-engine")):
-        reserved = name.endswith("-engine")
+    if not NAME.fullmatch(name) or ".." in name or name.endswith((".", *RESERVED)):
+        reserved = name.endswith(RESERVED)
         raise BadValue(
-            "names that end in -engine are taken by the units of engines" if reserved else "not a name for a model",
+            "names that end in -engine or -checkpoint are taken by the units of engines"
+            if reserved
+            else "not a name for a model",
             "use up to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, as in vision.toml",
         )
     return name

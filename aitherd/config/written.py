@@ -102,6 +102,11 @@ class ModelFile(Written):
         description="llama-server only: its KV caches are written to --slot-save-path before it stops, and read again "
         "when it is back.",
     )
+    checkpoint: Flag = Field(
+        False,
+        description="For an engine that cannot sleep: what it has on the device is moved to host memory by "
+        "cuda-checkpoint, which takes a driver of 570 or newer.",
+    )
     resources: Annotated[dict[str, Any], WithJsonSchema(tables("resources"))] = Field(
         {}, description="Limits and weights of its unit. systemd.resource-control(5)"
     )

@@ -25,6 +25,8 @@ def check(arguments: argparse.Namespace) -> int:
     fleet, problems = config.load(directories(arguments), user=arguments.user)
     if fleet is not None:
         problems = (*problems, *config.check_devices(fleet, totals))
+        if any(model.checkpoint for model in fleet.models.values()):
+            problems = (*problems, *config.check_driver(fleet, asyncio.run(measured()).driver))
     sizes = {**totals, HOST: host_memory()}
     if arguments.json:
         print_json(report_json(fleet, problems, sizes))

@@ -59,7 +59,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     if fleet is not None:
         models = _chosen(fleet, arguments.names)
         totals = {device.id: device.total for device in sample.devices}
-        for problem in config.check_devices(fleet, totals):
+        for problem in (*config.check_devices(fleet, totals), *config.check_driver(fleet, sample.driver)):
             findings.append(Finding(ERROR if problem.error else WARNING, "configuration", str(problem)))
         for model in models:
             found = list(_model(model, fleet, sample, user=arguments.user))

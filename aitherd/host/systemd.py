@@ -146,6 +146,16 @@ class Systemd:
             if refusal.name not in NOTHING_TO_KILL:
                 raise dbus.unanswered(refusal, f"{signal.name} to {unit}") from refusal
 
+    async def processes(self, unit: str) -> tuple[int, ...]:
+        """PIDs in the unit's control group; none if there is no such unit. Raises HostFailure."""
+        try:
+            (found,) = await self._manager("GetUnitProcesses", "s", unit)
+        except Refused as refusal:
+            if refusal.name == NO_SUCH_UNIT:
+                return ()
+            raise dbus.unanswered(refusal, f"processes of {unit}") from refusal
+        return tuple(sorted(pid for _, pid, _ in found))
+
     async def reset_failed(self, unit: str) -> None:
         """Forgets that the unit failed, which frees a transient unit's name. Raises HostFailure."""
         try:
