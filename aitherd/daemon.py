@@ -34,7 +34,7 @@ from aitherd.conductor.store import Store
 from aitherd.config import Fleet, Problem, Settings, directories, load
 from aitherd.core.words import Residency, format_bytes
 from aitherd.errors import ConfigurationRefused, HostFailure
-from aitherd.host import journal, log, notify
+from aitherd.host import journal, log, notify, suspend
 from aitherd.host.nvml import Nvml
 from aitherd.host.systemd import Systemd
 from aitherd.proxy.callers import Callers
@@ -87,7 +87,7 @@ class Daemon:
             stack.callback(bus.close)
             systemd = await Systemd.connect(bus)
             stack.push_async_callback(systemd.close)
-            clock = Clock(time.monotonic, time.time)
+            clock = Clock(time.monotonic, time.time, suspend.slept)
             records = Records(clock.unix)
             conductor = Conductor(
                 self._fleet,
@@ -140,6 +140,7 @@ class Daemon:
                     group.create_task(chronicle.keep(history), name="history"),
                     group.create_task(warm_up(), name="warm-up"),
                     group.create_task(self._until_disconnected(service), name="bus"),
+                    group.create_task(suspend.watch(bus, conductor.resumed), name="suspend"),
                 ]
                 await self._ending.wait()
                 notify.stopping("draining requests in flight")

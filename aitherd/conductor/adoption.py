@@ -15,6 +15,7 @@ from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.sleeping import Sleeping
 from aitherd.core.residency import Event as Move
+from aitherd.core.vitality import Doubt
 from aitherd.core.words import Endpoint
 from aitherd.engines.base import Health
 from aitherd.errors import HostFailure
@@ -106,6 +107,9 @@ class Adoption:
             case Health.READY:
                 book.ready_since = book.last_used = book.clock.monotonic()
                 book.move(Move.ADOPT_READY)
+                if levels.get(book.name):
+                    # Its daemon was killed while it woke: it may be awake in parts.
+                    book.vitals.doubt = Doubt.HALF_AWAKE
                 return "it answers"
             case Health.ASLEEP:
                 # The deepest rung's way up also works from the others.

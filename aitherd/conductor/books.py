@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from aitherd.conductor.claims import Claim, Look, Waiter
 from aitherd.conductor.launch import engine_unit, model_unit
 from aitherd.conductor.operations import ModelStatus
+from aitherd.conductor.vitals import Vitals
 from aitherd.config import Model
 from aitherd.core.learning import Learned
 from aitherd.core.ledger import Accounts
@@ -40,10 +41,13 @@ from aitherd.errors import BackingOff, NotLoaded
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The two clocks, passed in so that tests may hold them still. Both in seconds."""
+    """The clocks, passed in so that tests may hold them still. All in seconds."""
 
     monotonic: Callable[[], Seconds]
+    """Stands still while the machine is suspended."""
     unix: Callable[[], Seconds]
+    slept: Callable[[], Seconds] = lambda: 0.0
+    """For how long the machine has been suspended since it booted."""
 
 
 @dataclass(eq=False, slots=True)
@@ -121,7 +125,9 @@ class Book:
     died: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the engine unit was seen to end while the model was on its way up or down."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while no request is in flight."""
+    """Set while no request is in flight, nor a canary."""
+    vitals: Vitals = field(default_factory=Vitals)
+    """Of the running engine."""
     moves: dict[tuple[Residency, Residency], int] = field(default_factory=dict)
     """How often it went from one residency to another."""
 
@@ -140,7 +146,7 @@ class Book:
 
     @property
     def busy(self) -> bool:
-        return self.in_flight > 0 or self.engine_busy
+        return self.in_flight > 0 or self.engine_busy or self.vitals.checking
 
     @property
     def stands(self) -> Residency:
@@ -187,6 +193,7 @@ class Book:
         self.worked = self.free_useless = self.sleep_broken = self.engine_busy = False
         self.error = self.refusal = ""
         self.died.clear()
+        self.vitals.begin()
 
     def _follow_model(self) -> None:
         self.engine = engine(self.model.engine, self.model.health)
@@ -250,7 +257,7 @@ class Book:
         self.in_flight -= 1
         self.last_used = self.clock.monotonic()
         self.last_used_unix = self.clock.unix()
-        if self.in_flight == 0:
+        if self.in_flight == 0 and not self.vitals.checking:
             self.idle.set()
         self.used(self.name)
 

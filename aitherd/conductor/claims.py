@@ -19,19 +19,32 @@ if TYPE_CHECKING:
 class Claim:
     """One request's claim on a ready model (`operations.Use`)."""
 
-    __slots__ = ("_book", "endpoint", "model", "waited", "why")
+    __slots__ = ("_book", "_failed", "_moved", "endpoint", "model", "waited", "why")
 
     def __init__(self, book: Book, waited: Seconds, why: str) -> None:
         assert book.endpoint is not None
         self._book: Book | None = book
+        self._moved = self._failed = False
         self.model = book.model.name
         self.endpoint = book.endpoint
         self.waited = waited
         self.why = why
 
+    def moved(self) -> None:
+        if self._book is not None:
+            self._moved = True
+            self._book.vitals.pieces += 1
+
+    def failed(self) -> None:
+        self._failed = True
+
     def release(self) -> None:
         if self._book is not None:
             book, self._book = self._book, None
+            if self._failed:
+                book.vitals.failed += 1
+            elif self._moved:
+                book.vitals.failed = 0
             book.end_use()
 
 
@@ -43,6 +56,12 @@ class Look:
     endpoint: Endpoint
     waited: Seconds = 0.0
     why: str = "looked at"
+
+    def moved(self) -> None:
+        """Nobody waits for what it shows."""
+
+    def failed(self) -> None:
+        """A page that is not there says nothing about the engine."""
 
     def release(self) -> None:
         """There is nothing to release."""

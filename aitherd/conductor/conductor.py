@@ -37,6 +37,7 @@ from aitherd.config import Fleet, Model, fitted
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.routing import Catalogue, nearest
+from aitherd.core.vitality import Doubt
 from aitherd.core.words import (
     DeviceView,
     Endpoint,
@@ -52,6 +53,8 @@ from aitherd.host.memory import HostMemory, host_memory
 from aitherd.host.systemd import Systemd
 
 NO_FAULTS: Mapping[str, str] = MappingProxyType({})
+ONE_RESUME: Seconds = 10.0
+"""logind and the clocks tell of the same resume within this time."""
 NO_LEASES: Mapping[str, socket.socket] = MappingProxyType({})
 
 
@@ -85,6 +88,7 @@ class Conductor:
         self.faults: Mapping[str, str] = NO_FAULTS
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[object]] = set()
+        self._resumed_at = float("-inf")
         self.leasing = Granting(clock, records, self._world, self._save, lambda: self._changed(""))
         self.guests = Guests(clock, connect)
         self.guests.apply(fleet.services)
@@ -122,6 +126,7 @@ class Conductor:
             records=records,
             moving=lambda: self.scheduler.moving,
             let_go=self._holds.end,
+            resumed=self.resumed,
             background=self._background,
             clock=clock,
         )
@@ -204,6 +209,16 @@ class Conductor:
                 self._background(self._retire(book))
         self._changed("")
 
+    def resumed(self) -> None:
+        """The machine was suspended: the driver is asked anew, and engines have to sing before they get requests."""
+        now = self.clock.monotonic()
+        if now - self._resumed_at < ONE_RESUME:
+            return
+        self._resumed_at = now
+        self.records.add(Event.RESUMED, "the machine was suspended; engines are looked at before they get requests")
+        self._background(self.meter.renew())
+        self.observer.doubt(Doubt.RESUMED)
+
     # --- Operations ----------------------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> str:
@@ -217,7 +232,7 @@ class Conductor:
 
     def try_use(self, model: str) -> Claim | None:
         book = self.books[model]
-        if book.residency is not Residency.READY or book.stop_wanted:
+        if book.residency is not Residency.READY or book.stop_wanted or book.vitals.doubt.withholds:
             return None
         return book.begin_use(0.0, "ready")
 

@@ -68,7 +68,12 @@ def line(book: Book, now: Seconds) -> Line:
 
 
 def serve(book: Book, why: str) -> None:
-    """Ends the whole line with success; the model must be ready. `why` says how it came to be."""
+    """Ends the whole line with success; the model must be ready. `why` says how it came to be.
+
+    While its engine is doubted the line goes on waiting.
+    """
+    if book.vitals.doubt.withholds:
+        return
     now = book.clock.monotonic()
     waiters = list(book.waiters)
     book.waiters.clear()

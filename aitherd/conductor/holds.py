@@ -38,8 +38,7 @@ class Holds:
         self._log = structlog.get_logger("aitherd")
 
     def begin(self, book: Book) -> None:
-        """A model that is up is held from now on."""
-        book.held = True
+        """What follows from a hold of a model that is up; the book has it already."""
         self._records.add(Event.HELD, f"{book.name} is held resident", model=book.name)
         reach(Point.HOLD_BOOKED)
         self._save()
@@ -64,6 +63,7 @@ class Holds:
             and book.comes_back
             and not (book.held or book.stop_wanted)
         ):
+            book.held = True
             self.begin(book)
 
     async def _activate(self, book: Book) -> None:

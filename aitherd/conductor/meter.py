@@ -36,6 +36,9 @@ class Sampler(Protocol):
     async def sample(self, timeout: Seconds) -> Sample:
         """All devices as they are now. Never raises for what a driver does: the sample says what is wrong."""
 
+    async def renew(self) -> None:
+        """Forgets what it has open: the next sample opens the driver anew."""
+
     async def close(self) -> None:
         """Ends the sampler."""
 
@@ -89,6 +92,12 @@ class Meter:
         async with self._turn:
             self._read(believed(await self._sampler.sample(SAMPLE_TIMEOUT), self.uuids))
         return self.accounts
+
+    async def renew(self) -> None:
+        """Measures through a driver opened anew, as after a suspend."""
+        async with self._turn:
+            await self._sampler.renew()
+        await self.measure()
 
     def _read(self, sample: Sample) -> None:
         lost = sample.lost

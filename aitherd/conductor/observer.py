@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.canary import Canaries
 from aitherd.conductor.launch import model_of
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
@@ -18,7 +19,9 @@ from aitherd.conductor.steps import Steps
 from aitherd.conductor.turns import Turns
 from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
+from aitherd.core.vitality import Doubt
 from aitherd.core.words import NO_BYTES, Residency, Seconds
+from aitherd.errors import StartFailed
 from aitherd.failpoints import Point, reach
 from aitherd.host.systemd import Systemd
 
@@ -27,6 +30,8 @@ SAMPLE_LIVE: Seconds = 5.0
 SAMPLE_EMPTY: Seconds = 60.0
 """How often the devices are measured while a transition runs, while any model is up or quarantined, and while none is:
 measuring itself can keep a GPU from sleeping."""
+SUSPENDED: Seconds = 1.0
+"""A machine that was away for less was not suspended."""
 
 
 class Observer:
@@ -43,6 +48,7 @@ class Observer:
         records: Records,
         moving: Callable[[], bool],
         let_go: Callable[[Book], None],
+        resumed: Callable[[], None],
         background: Callable[[Coroutine[Any, Any, None]], None],
         clock: Clock,
     ) -> None:
@@ -56,7 +62,10 @@ class Observer:
         self._records = records
         self._moving = moving
         self._let_go = let_go
+        self._resumed = resumed
+        self._slept = clock.slept()
         self._background = background
+        self._canaries = Canaries(steps.connect, records, clock, background, self._died)
         self._asking: set[str] = set()
         """Models whose engines are being asked whether they still work."""
 
@@ -71,6 +80,9 @@ class Observer:
                 continue
             except TimeoutError:
                 last = self._clock.monotonic()
+            if (slept := self._clock.slept()) - self._slept > SUSPENDED:
+                self._slept = slept
+                self._resumed()
             accounts = await self._meter.measure()
             for book in self._books.values():
                 if book.residency is Residency.READY and book.measured:
@@ -78,6 +90,7 @@ class Observer:
                 if book.engine_busy and book.residency is Residency.READY and book.name not in self._asking:
                     self._asking.add(book.name)
                     self._background(self._ask_again(book))
+                self._canaries.watch(book)
                 if self._is_back(book, accounts):
                     self._records.add(Event.RETURNED, f"the bytes of {book.name} are back", model=book.name)
                     self.found(book)
@@ -88,7 +101,7 @@ class Observer:
         self.turns.want()
 
     def _interval(self) -> Seconds:
-        if self._moving():
+        if self._moving() or any(book.vitals.doubt for book in self._books.values()):
             return SAMPLE_MOVING
         wakeful = any(book.alive or book.residency is Residency.QUARANTINED for book in self._books.values())
         return SAMPLE_LIVE if wakeful else SAMPLE_EMPTY
@@ -98,6 +111,14 @@ class Observer:
         book.lost, book.lost_since, book.error = NO_BYTES, None, ""
         book.control_group = ""
         book.move(Move.RETURNED)
+
+    def doubt(self, why: Doubt) -> None:
+        """Every engine is doubted: the ready are asked at once, the others before they serve again."""
+        for book in self._books.values():
+            if book.alive:
+                book.vitals.doubt = why
+                if book.residency is Residency.READY:
+                    self._background(self._canaries.check(book))
 
     def unit_changed(self, unit: str) -> None:
         """systemd says that something about `unit` changed."""
@@ -138,15 +159,20 @@ class Observer:
         elif book.residency in (Residency.READY, Residency.SLEEPING):
             await self._died(book)
 
-    async def _died(self, book: Book) -> None:
+    async def _died(self, book: Book, lie: str = "") -> None:
+        """Books the end of a ready or sleeping engine: it ended by itself, or calls itself ready and is not: `lie`."""
         before, expected = self._meter.accounts, book.measured
-        book.error = "its process ended"
+        book.error = lie or "its process ended"
         # Nobody starts it anew before it is known why it ended.
         book.retry_at = self._clock.monotonic() + BACKOFF_FIRST
         book.move(Move.DIED)
         reach(Point.DEATH_SEEN)
         self._let_go(book)
-        await self._rise.failed(book, await self._rise.ended(book))
+        if lie:
+            await self._steps.end_unit(book)
+            await self._rise.failed(book, StartFailed(f"{book.name}: {lie}"))
+        else:
+            await self._rise.failed(book, await self._rise.ended(book))
         missing = await self._steps.settle(book, before, expected)
         if book.residency is not Residency.FAILED:
             return

@@ -82,6 +82,12 @@ class Use(Protocol):
     why: str
     """How the model came to be ready (`ready`, `loaded in 3.1 s after freeing imagine`)."""
 
+    def moved(self) -> None:
+        """The engine sent a piece of its answer."""
+
+    def failed(self) -> None:
+        """The engine failed the request: an error of its own, a broken answer, or none in time."""
+
     def release(self) -> None:
         """Ends the claim. Calling it again does nothing."""
 

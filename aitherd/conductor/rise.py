@@ -13,13 +13,15 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aitherd.conductor.books import Book, Clock
+from aitherd.conductor.canary import sing
 from aitherd.conductor.launch import Host, UnitRequest, properties, socket_path
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.steps import Steps
 from aitherd.core.residency import Event as Move
+from aitherd.core.vitality import Doubt, lies
 from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_bytes, format_seconds
-from aitherd.engines.base import EngineRefused, Health
+from aitherd.engines.base import Control, EngineRefused, Health
 from aitherd.errors import AitherError, HostFailure, HostOutOfMemory, OutOfDeviceMemory, StartFailed, Stopped
 from aitherd.failpoints import Point, reach
 
@@ -153,6 +155,8 @@ class Rise:
                 if book.died.is_set():
                     raise StartFailed("its process ended")
                 if await book.engine.health(control) is Health.READY:
+                    if book.vitals.doubt:
+                        await self._reassure(book, control)
                     await self._meter.measure()
                     # It may have ended while the devices were measured.
                     if book.died.is_set():
@@ -165,6 +169,17 @@ class Rise:
                         remedy="raise load-timeout in its model file if it needs longer",
                     )
                 await asyncio.sleep(next(interval for until, interval in PROBES if age < until))
+
+    async def _reassure(self, book: Book, control: Control) -> None:
+        """An engine that went through a suspend on its way up or asleep has to do something first.
+
+        Raises StartFailed if it does not.
+        """
+        book.say("waiting for it to do the least that it can")
+        song, why = await sing(book, control)
+        if lies(song, occupied=False, moved=None):
+            raise StartFailed(f"it calls itself ready and is not: {why}")
+        book.vitals.doubt = Doubt.NONE
 
     def remember(self, book: Book, status: UnitStatus) -> None:
         """Takes over what ties a running unit to its book."""

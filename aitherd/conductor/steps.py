@@ -87,7 +87,7 @@ class Steps:
 
     async def refresh_busy(self, book: Book) -> bool:
         """Asks an engine that may work without requests in flight whether it does; returns if the model is busy."""
-        if book.engine.own_queue and book.endpoint is not None and not book.in_flight:
+        if book.engine.own_queue and book.endpoint is not None and not (book.in_flight or book.vitals.checking):
             async with self.connect(book.endpoint) as control:
                 busy = await book.engine.busy(control)
             if busy:

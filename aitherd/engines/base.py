@@ -6,7 +6,7 @@ free, sleep or stop, and whether it worked) belongs to the arbiter and the condu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -36,10 +36,14 @@ class EngineRefused(Exception):
     """The engine answered a control request with an error, or not at all."""
 
 
+class EngineSilent(EngineRefused):
+    """It did not answer in time."""
+
+
 def require(answer: httpx.Response | None, path: str, *also: int) -> httpx.Response:
     """The answer, if it is a success or one of the statuses in `also`. Raises EngineRefused otherwise."""
     if answer is None:
-        raise EngineRefused(f"{path} does not answer")
+        raise EngineSilent(f"{path} does not answer")
     if not answer.is_success and answer.status_code not in also:
         raise EngineRefused(f"{path} answered {answer.status_code}")
     return answer
@@ -138,6 +142,8 @@ class Engine:
     """Whether it can write down what it has cached for clients before it stops, and take it up again."""
     watched: ClassVar[frozenset[str]] = frozenset()
     """Paths that tell about it and make it do nothing; see `only_looks`."""
+    has_pulse: ClassVar[bool] = False
+    """Whether `pulse` tells whether it works."""
     quiet_start: ClassVar[bool] = False
     """Whether device memory must not change under it while it starts."""
 
@@ -177,6 +183,20 @@ class Engine:
 
         An engine that gives no answer counts as busy if it has a queue that only it knows, and is left alone. Where
         all its work comes as requests it does not: then nothing but a stop helps.
+        """
+        return False
+
+    async def pulse(self, control: Control) -> str | None:
+        """A text that differs from the last one if it has worked meanwhile; None where it does not tell.
+
+        Without an answer it is the same text each time: an engine that hangs does not get on.
+        """
+        return None
+
+    async def canary(self, control: Control, can: Collection[str], timeout: Seconds) -> bool:
+        """Has it do the least work there is, for a model that `can` do such things; False where it takes none.
+
+        Raises EngineSilent when nothing comes within `timeout` seconds, EngineRefused for an error or a wrong answer.
         """
         return False
 

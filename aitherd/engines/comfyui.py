@@ -10,9 +10,9 @@ exists below `/api` as well. (ComfyUI, server.py and main.py)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from aitherd.core.words import Endpoint
+from aitherd.core.words import Endpoint, Seconds
 from aitherd.engines import gpu_check
 from aitherd.engines.base import Control, Engine, Health, Launch, fields, listen_on_port, probe, require
 
@@ -43,6 +43,11 @@ class ComfyUi(Engine):
 
     async def health(self, control: Control) -> Health:
         return await probe(control, "/system_stats")
+
+    async def canary(self, control: Control, can: Collection[str], timeout: Seconds) -> bool:
+        """`/system_stats` asks CUDA how much memory is free, which a device that is lost does not answer."""
+        require(await control.get("/system_stats", timeout=timeout), "/system_stats")
+        return True
 
     async def busy(self, control: Control) -> bool:
         answer = await control.get("/queue")

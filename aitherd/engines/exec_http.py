@@ -3,9 +3,10 @@ path."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from aitherd.core.words import Endpoint
+from aitherd.core.words import Endpoint, Seconds
+from aitherd.engines import canary
 from aitherd.engines.base import Control, Engine, Health, Launch, probe
 
 
@@ -25,3 +26,7 @@ class ExecHttp(Engine):
 
     async def health(self, control: Control) -> Health:
         return await probe(control, self.health_path)
+
+    async def canary(self, control: Control, can: Collection[str], timeout: Seconds) -> bool:
+        """By OpenAI's routes, where its model file says that it can do what they are for."""
+        return await canary.by_ability(control, can, timeout, chat="chat" in can)

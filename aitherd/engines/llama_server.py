@@ -10,10 +10,11 @@ not fit. How it lies: some builds read the file and keep nothing of it. (llama.c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
 from aitherd.core.words import Endpoint, Seconds
-from aitherd.engines import gpu_check
+from aitherd.engines import canary, gpu_check
 from aitherd.engines.base import Control, Engine, EngineRefused, Health, Launch, fields, listen_on_port, probe, require
 
 UNFIT = {"save": (501,), "restore": (400, 404, 501)}
@@ -27,6 +28,7 @@ class LlamaServer(Engine):
     speaks_unix = True
     listen_variables = ("LLAMA_ARG_HOST", "LLAMA_ARG_PORT")
     own_queue = True
+    has_pulse = True
     keeps_slots = True
     watched = frozenset({"/", "/health", "/v1/health", "/props", "/slots", "/metrics", "/models", "/v1/models"})
 
@@ -46,6 +48,16 @@ class LlamaServer(Engine):
 
     async def busy(self, control: Control) -> bool:
         return any(slot.get("is_processing") is True for slot in await self._slots(control))
+
+    async def pulse(self, control: Control) -> str | None:
+        """Slots are told by the loop that computes: that it tells them is its pulse, whatever they hold."""
+        answer = await control.get("/slots")
+        if answer is None:
+            return ""
+        return str(time.monotonic()) if answer.is_success else None
+
+    async def canary(self, control: Control, can: Collection[str], timeout: Seconds) -> bool:
+        return await canary.by_ability(control, can, timeout)
 
     async def save_slots(self, control: Control, name: str, timeout: Seconds) -> int:
         saved = 0

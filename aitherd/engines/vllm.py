@@ -15,10 +15,10 @@ server process leaves children that hold the device memory: units are killed as 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from aitherd.core.words import Endpoint, Seconds
-from aitherd.engines import gpu_check
+from aitherd.engines import canary, gpu_check
 from aitherd.engines.base import Control, Engine, Health, Launch, Rung, fields, listen_on_port, probe, require
 
 CONTEXT_BYTES = 1536 * 2**20
@@ -33,6 +33,8 @@ LEVEL_2 = (1.0, 10.0)
 perhaps."""
 
 _REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
+_WORK = re.compile(r"^vllm:(?:generation_tokens|prompt_tokens|iteration_tokens_total_count).*$", re.MULTILINE)
+"""Counters that grow with every step of the engine, whatever its requests are at."""
 
 
 class Vllm(Engine):
@@ -43,6 +45,7 @@ class Vllm(Engine):
     listen_options = ("--host", "--port", "--uds")
     quiet_start = True
     own_queue = True
+    has_pulse = True
     watched = frozenset({"/health", "/ping", "/metrics", "/version", "/load", "/v1/models"})
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
@@ -78,6 +81,15 @@ class Vllm(Engine):
         if answer is None or not answer.is_success:
             return False
         return any(float(count) > 0 for count in _REQUESTS.findall(answer.text))
+
+    async def pulse(self, control: Control) -> str | None:
+        answer = await control.get("/metrics")
+        if answer is None:
+            return ""
+        return "\n".join(_WORK.findall(answer.text)) or None
+
+    async def canary(self, control: Control, can: Collection[str], timeout: Seconds) -> bool:
+        return await canary.by_ability(control, can, timeout)
 
     async def sleep(self, control: Control, level: int, timeout: Seconds) -> None:
         await self._ask(control, "/sleep", {"level": str(level), "mode": "wait"}, None, timeout)

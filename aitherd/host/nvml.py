@@ -103,6 +103,12 @@ class Nvml:
             except _Blind as blind:
                 return self._failed(taken, blind) if blind.broken else Sample(taken, "", (), str(blind))
 
+    async def renew(self) -> None:
+        """Lets the child go, and what it has open with it; the next sample begins with a new one, at once."""
+        async with self._lock:
+            self._kill()
+            self._delay = self._retry_at = 0.0
+
     async def close(self) -> None:
         """Ends the child. One that hangs in the driver is killed and left to the kernel."""
         async with self._lock:

@@ -46,6 +46,12 @@ class RemoteUse:
         self._open = True
         peer.begin()
 
+    def moved(self) -> None:
+        """What nodes do with a request, their circuits are told."""
+
+    def failed(self) -> None:
+        """The same."""
+
     def release(self) -> None:
         """Ends the claim. Calling it again does nothing."""
         if self._open:

@@ -31,10 +31,19 @@ class Passing(Sending):
         """The engine failed."""
         raise NotImplementedError
 
+    def _blame(self, status: int = 500) -> None:
+        """Tells whether the engine failed the request: by such a status of its answer, or without one."""
+        if self._use is not None and status:
+            if status >= 500:
+                self._use.failed()
+            else:
+                self._use.moved()
+
     def _answer_begins(self, response: ResponseHead) -> bytes:
         """The head for the client."""
         self._response = response
         self.status = response.status
+        self._blame(response.status)
         if response.status == 200 and counts_tokens(response.fields):
             self._tokens = AnswerTokens(self.context.metrics.tokens(self.model))
         self.first_byte = monotonic() - self.began

@@ -92,6 +92,8 @@ class Relay(Passing):
 
     def _failed(self, error: AitherError, failure: Failure | None) -> None:
         """There will be no answer from where the request is: another route of its tier, or a refusal."""
+        if failure is not None:
+            self._blame()
         if self.over or self._journey is None or not self._journey.failed(error, failure):
             self.refuse(error)
 
@@ -220,6 +222,8 @@ class Relay(Passing):
 
     def _looked_at(self, events: list[ResponseEvent]) -> list[ResponseEvent]:
         """What may be passed on of an answer that may still turn out to be none, or has to fit into a stream."""
+        for event in events:
+            self._blame(event.status if type(event) is ResponseHead else 0)
         if self._journey is not None:
             events = self._journey.sift(events)
             if self._journey.over and self._preface is None:
@@ -249,6 +253,7 @@ class Relay(Passing):
         if self._response is None:
             self._failed(error, Failure.SILENT if isinstance(error, UpstreamSilent) else Failure.BROKEN)
         else:
+            self._blame()
             # Where only the end of the connection ends the answer, an orderly one would look like the answer's.
             self.break_off(hard=self._response.length is None and not self._chunked)
 
@@ -272,14 +277,15 @@ class Relay(Passing):
             assert self._use is not None
             self._task = self.context.spawn(self._connect(self._use))
         else:
-            error = UpstreamFailed(f"the engine of {self.model} closed the connection without an answer")
-            self._failed(error, Failure.BROKEN)
+            self._failed(UpstreamFailed(f"the engine of {self.model} closed its connection unanswered"), Failure.BROKEN)
 
     # Time, the end.
 
     def tick(self, now: Seconds) -> None:
         if self._stirred:
             self._stirred = False
+            if self._use is not None:
+                self._use.moved()
             if self._deadline:
                 self._deadline = now + self.context.limits.stall_timeout
         elif self._deadline and now >= self._deadline:

@@ -32,6 +32,12 @@ class Claim:
     waited: Seconds = 0.0
     why: str = "ready"
 
+    def moved(self) -> None:
+        """Nobody looks at it."""
+
+    def failed(self) -> None:
+        """The same."""
+
     def release(self) -> None:
         """Nothing to end."""
 

@@ -196,6 +196,9 @@ class Machine:
             self.audit.measured({device.id: device.free for device in devices})
         return Sample(self._now(), DRIVER, devices, lost=lost)
 
+    async def renew(self) -> None:
+        """Nothing is open."""
+
     async def close(self) -> None:
         """Nothing to close."""
 

@@ -9,6 +9,7 @@ hangs         is healthy until the first request, then nothing is ever answered,
 dies          is killed in the middle of its answer, after `--dies-after` tokens
 ignores-term  goes on after SIGTERM
 child         a child in a session of its own holds the device memory, ignores SIGTERM and outlives this process
+mute          `/health` is 200 and nothing is ever generated while the file `--mute-while` exists: a GPU that hangs
 grows         takes `--host-memory` more bytes of host memory with every request
 """
 
@@ -21,13 +22,14 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from tests.testbed.nvml.gpu import OutOfMemory
 from tests.testbed.stand_ins.http import Request, Response, reply, serve
 from tests.testbed.stand_ins.memory import DeviceMemory, size
-from tests.testbed.stand_ins.openai import complete, model_list
+from tests.testbed.stand_ins.openai import complete, hang, model_list
 
-FAULTS = ("exit", "never-healthy", "hangs", "dies", "ignores-term", "child", "grows")
+FAULTS = ("exit", "never-healthy", "hangs", "dies", "ignores-term", "child", "mute", "grows")
 EXIT_STATUS = 3
 FOREVER_S = 1e6
 
@@ -74,6 +76,8 @@ class Engine:
             case "GET", "/v1/models":
                 return model_list([self.options.name])
             case "POST", "/v1/chat/completions" | "/v1/completions":
+                if "mute" in self.faults and await hang(self.options.mute_while):
+                    return reply({"error": {"message": "CUDA error", "type": "server_error"}}, 500)
                 return await complete(request, word="word", pace=self.options.token_seconds, on_token=self._on_token)
             case "POST", "/v1/embeddings":
                 vector = {"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}
@@ -130,6 +134,7 @@ async def main() -> None:
     parser.add_argument("--fault", choices=FAULTS, action="append", default=[])
     parser.add_argument("--says", default="error: the weights are not readable", help="the last line with fault `exit`")
     parser.add_argument("--dies-after", type=int, default=3, help="tokens")
+    parser.add_argument("--mute-while", type=Path, help="with fault `mute`; does it say `error`, answers are 500")
     parser.add_argument("--host-memory", type=size, default=size("64MiB"), help="a request, with fault `grows`")
     options = parser.parse_args()
     engine = Engine(options)

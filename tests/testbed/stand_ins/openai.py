@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
 from tests.testbed.stand_ins.http import Request, Response, reply
 
 DEFAULT_TOKENS = 8
+POLL_S = 0.05
 
 
 def model_list(names: list[str]) -> Response:
@@ -16,6 +18,15 @@ def model_list(names: list[str]) -> Response:
     return reply(
         {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "stand-in"} for name in names]}
     )
+
+
+async def hang(flag: Path | None) -> bool:
+    """Returns when the file `flag` is gone: the GPU hangs while it is there. True, at once, if it says `error`."""
+    while flag is not None and flag.exists():  # noqa: ASYNC240 - a test's file in memory
+        if "error" in flag.read_text():  # noqa: ASYNC240
+            return True
+        await asyncio.sleep(POLL_S)
+    return False
 
 
 async def complete(

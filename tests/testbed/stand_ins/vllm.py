@@ -9,7 +9,8 @@ parameters in the query only and exist only with `--enable-sleep-mode` and `VLLM
 What it does wrong, as vLLM does: a sleep with requests in flight and without `mode=wait` answers 200 and kills the
 engine; so does a request while it is not fully awake; a wake without room fails and leaks what it had mapped.
 `--x-sleep-keeps BYTES` stay on the device while asleep. With `--x-sleep dies` it answers 200 and dies of it without any
-request; with `--x-wake fails` it finds no room although there is some, and leaks.
+request; with `--x-wake fails` it finds no room although there is some, and leaks. While the file `--x-mute-while`
+exists its GPU hangs: `/health` is 200, `/metrics` counts what runs, and no token comes.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
 from tests.testbed.nvml.gpu import OutOfMemory
 from tests.testbed.stand_ins.http import Request, Response, reply, serve
 from tests.testbed.stand_ins.memory import DeviceMemory, size
-from tests.testbed.stand_ins.openai import complete, model_list
+from tests.testbed.stand_ins.openai import complete, hang, model_list
 
 TAGS = ("weights", "kv_cache")
 DEATH_S = 0.05
@@ -45,6 +47,7 @@ class Vllm:
         self.leaked = 0
         self.dead = False
         self.active = 0
+        self.generated = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._deaths: list[asyncio.TimerHandle] = []
@@ -97,6 +100,7 @@ class Vllm:
                 return reply({"server_load": self.active})
             case "GET", "/metrics":
                 text = f"vllm:num_requests_running {float(self.active)}\nvllm:num_requests_waiting 0.0\n"
+                text += f"vllm:generation_tokens_total {float(self.generated)}\n"
                 return Response(body=text.encode(), kind="text/plain")
             case "POST", "/v1/embeddings" if self.options.runner == "pooling":
                 return self._embed(request)
@@ -172,6 +176,7 @@ class Vllm:
         word = "word" if self.weights_valid else "!"
         self._enter()
         try:
+            await hang(self.options.x_mute_while)
             response = await complete(request, word=word, pace=self.options.x_token_seconds, on_token=self._on_token)
         except BaseException:
             self._leave()
@@ -190,6 +195,7 @@ class Vllm:
             self._leave()
 
     def _on_token(self, number: int) -> None:
+        self.generated += 1
         if self.dead:
             raise ConnectionError("the engine is dead")
 
@@ -224,6 +230,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--x-context", type=size, default=size("1.4GiB"), help="what stays while asleep")
     parser.add_argument("--x-sleep-keeps", type=size, default=0)
     parser.add_argument("--x-sleep", choices=("works", "dies"), default="works")
+    parser.add_argument("--x-mute-while", type=Path)
     parser.add_argument("--x-wake", choices=("works", "fails"), default="works")
     for name, default in (("load", 0.1), ("profile", 0.1), ("sleep", 0.0), ("wake", 0.0), ("token", 0.0)):
         parser.add_argument(f"--x-{name}-seconds", type=float, default=default)
