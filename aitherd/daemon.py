@@ -125,7 +125,15 @@ class Daemon:
                 self._reload(conductor, routing, callers)
 
             service = BusService(
-                bus, conductor, conductor.leasing, records, routing, reload, Authority(bus, user=user), log
+                bus,
+                conductor,
+                conductor.leasing,
+                records,
+                routing,
+                reload,
+                Authority(bus, user=user),
+                log,
+                tokens=proxy.tokens,
             )
             await service.start()
             conductor.subscribe(lambda _: self._changed.set())

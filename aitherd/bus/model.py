@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from sdbus import (
@@ -26,8 +27,9 @@ class ModelObject(Announced, interface_name=MODEL):
 
     INTERFACE = MODEL
 
-    def __init__(self, status: ModelStatus, operations: Operations, calls: Calls) -> None:
+    def __init__(self, status: ModelStatus, operations: Operations, calls: Calls, tokens: Callable[[str], int]) -> None:
         super().__init__()
+        self._tokens = tokens
         self._status = status
         self._stale = False
         self._operations = operations
@@ -169,6 +171,11 @@ class ModelObject(Announced, interface_name=MODEL):
     def in_flight(self) -> int:
         """Requests being answered."""
         return self.status.in_flight
+
+    @dbus_property_async("t", property_name="Tokens")
+    def tokens(self) -> int:
+        """Tokens of its answers since the daemon began. Its changes are not announced."""
+        return self._tokens(self._status.name)
 
     @dbus_property_async("u", flags=DbusPropertyEmitsChangeFlag, property_name="Waiting")
     def waiting(self) -> int:

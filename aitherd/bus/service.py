@@ -47,13 +47,19 @@ class BusService:
         reload: Callable[[], Awaitable[None]],
         authority: Authority,
         log: LogControl,
+        *,
+        tokens: Callable[[str], int] = lambda model: 0,
     ) -> None:
-        """`reload` takes over the configuration on disk, or raises ConfigurationRefused and changes nothing."""
+        """`reload` takes over the configuration on disk, or raises ConfigurationRefused and changes nothing.
+
+        `tokens` says how many tokens a model has answered.
+        """
         self._bus = bus
         self._operations = operations
         self._calls = Calls(bus, authority)
         self._manager = ManagerObject(operations, leasing, records, routes, self._reloaded, self._calls)
         self._reload = reload
+        self._tokens = tokens
         self._log = LogControlObject(log)
         self._announcer = Announcer(self._begin_turn)
         self._models: dict[str, ModelObject] = {}
@@ -188,7 +194,9 @@ class BusService:
         self._keep(self._models, statuses)
         for name, status in statuses.items():
             if name not in self._models:
-                self._models[name] = self._export(ModelObject(status, self._operations, self._calls), model_path(name))
+                self._models[name] = self._export(
+                    ModelObject(status, self._operations, self._calls, self._tokens), model_path(name)
+                )
         views = {view.id: view for view in self._operations.devices()}
         self._keep(self._devices, views)
         for device, view in views.items():

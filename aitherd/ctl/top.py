@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,26 @@ async def look(client: Client) -> View:
     return View(daemon, devices, models, records)
 
 
+class Rates:
+    """Tokens a second of each model, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, int] = {}
+        self._at: Seconds = 0.0
+
+    def put_into(self, view: View) -> View:
+        """The view, whose models have `token_rate` where it is known."""
+        now = time.monotonic()
+        for model in view.models:
+            before = self._before.get(model["name"])
+            # A daemon that is new counts from 0 again.
+            if before is not None and model["tokens"] >= before and now > self._at:
+                model["token_rate"] = (model["tokens"] - before) / (now - self._at)
+        self._before = {model["name"]: model["tokens"] for model in view.models}
+        self._at = now
+        return view
+
+
 async def _once(client: Client, *, as_json: bool) -> int:
     from rich.console import Console
 
@@ -65,11 +86,13 @@ async def _live(client: Client, interval: Seconds, leave: asyncio.Event) -> int:
 
     console = Console(highlight=False)
     loop = asyncio.get_running_loop()
+    rates = Rates()
     loop.add_reader(sys.stdin.fileno(), _pressed, leave)
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while not leave.is_set():
-                live.update(screen(await look(client), console.width, console.height), refresh=True)
+                view = rates.put_into(await look(client))
+                live.update(screen(view, console.width, console.height), refresh=True)
                 try:
                     async with asyncio.timeout(interval):
                         await leave.wait()

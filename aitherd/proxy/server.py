@@ -50,6 +50,11 @@ class Proxy:
         """What the proxy has counted."""
         return self._context.metrics
 
+    def tokens(self, model: str) -> int:
+        """Tokens of a model's answers since the daemon began."""
+        tally = self.metrics.models.get(model)
+        return 0 if tally is None else tally.tokens.total
+
     async def serve(self, sockets: list[socket.socket]) -> None:
         """Accepts clients on `sockets` (Unix or TCP, bound) from now on. A Unix socket's path is left in place."""
         loop = asyncio.get_running_loop()

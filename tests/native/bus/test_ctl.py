@@ -52,6 +52,7 @@ async def test_list_for_programs_and_for_people(broker: Broker, fleet: SmallFlee
         "expected_bytes": 5 * GIB,
         "measured_bytes": {"gpu0": 19 * GIB},
         "in_flight": 0,
+        "tokens": 0,
         "waiting": 0,
         "held": False,
         "busy": False,
