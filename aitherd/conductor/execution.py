@@ -225,10 +225,17 @@ class Execution:
             return await self._unload(guest, expected, step.why)
         victim = self._books[step.model]
         await self._steps.refresh_busy(victim)
-        if not (victim.yields(drained=patience > 0) and self._transitions.widen(self.scope(victim))):
+        # Two that fall asleep at once, on two devices, would both count on the same host memory.
+        host = frozenset({HOST} if step.takes.get(HOST, 0) > 0 else ())
+        if not (victim.yields(drained=patience > 0) and self._transitions.widen(self.scope(victim) | host)):
             return False
         if step.verb is Verb.SLEEP:
-            return await self._steps.sleep(victim, step.level, expected, step.why, patience=patience)
+            try:
+                return await self._steps.sleep(victim, step.level, expected, step.why, patience=patience)
+            finally:
+                if host:
+                    await self._meter.measure()
+                    self._transitions.narrow(host)
         if step.verb is Verb.STOP:
             return await self._steps.stop(victim, step.why, patience=patience)
         await self._steps.free(victim, expected, step.why)

@@ -44,6 +44,12 @@ class Transitions:
         self._owned[name] |= scope
         return True
 
+    def narrow(self, scope: frozenset[DeviceId]) -> None:
+        """Has the transition that calls own `scope` no more."""
+        name = next(name for name, task in self._tasks.items() if task is asyncio.current_task())
+        self._owned[name] -= scope
+        self._over()
+
     def run(
         self,
         name: str,

@@ -3,7 +3,8 @@
 It lists the essential model never; busy, held, young and moving models never; a resident one when nothing else makes
 room. Bytes count as room when they are measured as free, or are expected back from a model that may give way.
 
-The parts: `placement.py` where there is room, `eviction.py` who gives way, `refusal.py` why not.
+The parts: `placement.py` where there is room, `eviction.py` who gives way, `sleepers.py` who leaves host memory to who
+falls asleep, `refusal.py` why not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, islice
 
-from aitherd.core import refusal
+from aitherd.core import refusal, sleepers
 from aitherd.core.eviction import INFINITE, Release, Search, stays, ways
 from aitherd.core.placement import allowed, promised, stands_on
 from aitherd.core.policy import DEFAULTS, Policy
@@ -169,7 +170,36 @@ class _Decision:
             if all(floor[device] < bound for device in place) and (found := cheapest(place, bound)) is not None:
                 bound, best = found[0], (tuple(sorted(place)), found[1])
         assert best is not None, "stopping all who may give way makes room, and stopping takes no host memory"
-        return best
+        place, victims = best
+        candidates = {name: group for device in place for name, group in groups[device].items()}
+        short = {device: -left[device] for device in place}
+        return place, self._contested(victims, bound, short, tuple(candidates.values()), host)
+
+    def _contested(
+        self,
+        victims: tuple[Release, ...],
+        cost: float,
+        short: Mapping[DeviceId, Bytes],
+        candidates: Sequence[Sequence[Release]],
+        host: Bytes | None,
+    ) -> tuple[Release, ...]:
+        """The victims, or cheaper ones: where host memory has no room for who could sleep, sleepers that are worth less
+        leave it."""
+        groups = (*self._forced, *candidates)
+        if host is None or sum([max([way.host for way in group]) for group in groups]) <= host:
+            return victims
+        others = [other for other in self._world.models.values() if other is not self._view]
+        rivals = sleepers.exits([other for other in others if other.name not in self._mates], self._now, self._policy)
+        most = host + sum([rival.gives[HOST] for rival in rivals])
+        found = Search(self._policy, most).cheapest(short, self._forced, candidates, cost) if rivals else None
+        if found is None:
+            return victims
+        price, asleep = found
+        going = {way.model for way in asleep}
+        missing = sum([way.host for way in asleep]) - host
+        rivals = tuple(rival for rival in rivals if rival.model not in going)
+        exits = sleepers.make_room(rivals, missing, self._policy, cost - price) if missing > 0 else (0.0, ())
+        return (*exits[1], *asleep) if exits is not None else victims
 
     def _ways(
         self, devices: Sequence[DeviceId], yielding: Sequence[ModelView]
@@ -196,7 +226,8 @@ class _Decision:
         view, room = self._view, self._room
         need = {device: needs[device] for device in placement}
         takes = _sizes(need) or "no device memory"
-        releases = sorted(victims, key=lambda way: (MILDEST_FIRST[way.verb], way.model))
+        # Who leaves host memory goes first: nobody may fall asleep there before there is room.
+        releases = sorted(victims, key=lambda way: (HOST not in way.gives, MILDEST_FIRST[way.verb], way.model))
         steps = [self._release(way) for way in releases]
         steps.append(self._rise(need, takes))
         spare = {
@@ -218,6 +249,8 @@ class _Decision:
         purpose = f"makes room for {view.name}"
         if way.model in self._mates:
             purpose = f"leaves the swap slot {view.swap_slot} to {view.name}"
+        if HOST in way.gives:
+            purpose = f"leaves host memory to who falls asleep for {view.name}"
         idle = format_seconds(max(self._now - max(victim.last_used, victim.ready_since), 0.0))
         why = f"{purpose}, unused for {idle}"
         if back := _sizes(way.gives):

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from aitherd.core.eviction import Release, stays, ways
 from aitherd.core.policy import DEFAULTS, Policy
+from aitherd.core.sleepers import exits
 from aitherd.core.words import (
     HOST,
     Bytes,
     DeviceId,
     ModelView,
-    Residency,
     Seconds,
     Step,
-    Verb,
     World,
     format_bytes,
     format_seconds,
@@ -60,10 +59,5 @@ def relieve(world: World, device: DeviceId, now: Seconds, policy: Policy = DEFAU
 
 
 def _options(model: ModelView, device: DeviceId, now: Seconds, policy: Policy) -> list[tuple[Bytes, Release]]:
-    found = ways(model, now, policy)
-    if device != HOST:
-        return [(way.gives.get(device, 0), way) for way in found]
-    if model.residency is not Residency.SLEEPING:
-        return []
-    asleep = next((rung.host for rung in model.ladder if rung.level == model.level), 0)
-    return [(asleep, way) for way in found if way.verb is Verb.STOP]
+    found = ways(model, now, policy) if device != HOST else exits([model], now, policy)
+    return [(way.gives.get(device, 0), way) for way in found]

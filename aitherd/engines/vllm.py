@@ -5,7 +5,9 @@ well. Busy: `vllm:num_requests_running` and `_waiting` in `/metrics`. Asleep: `/
 parameters in the query only; `mode=wait` drains instead of aborting, where the release knows it, so nothing may be in
 flight anyway. Level 1 moves the weights to host memory, level 2 drops them and needs `reload_weights` between waking
 the weights and the KV cache. The control routes exist only with `VLLM_SERVER_DEV_MODE=1`; without them they answer 404,
-and the model is stopped and started instead. (vLLM documentation, "Sleep Mode")
+and the model is stopped and started instead. (vLLM documentation, "Sleep Mode") While it sleeps `/sleep` is answered
+with 200 and ignored (`Executor.sleep`), and to be woken for a deeper sleep it would need its device bytes: the level is
+chosen when it falls asleep, and who has to leave host memory later is stopped.
 
 How it lies: `/sleep` answers 200 and the engine dies of a request that it still had; less comes back than it held; a
 wake without room fails and keeps what it had mapped; a request while it is not fully awake kills it. Killed alone, its

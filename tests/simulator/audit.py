@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 AGED: Seconds = 1.0
 """A start goes by a measurement that is not older than this."""
+UNLEARNED: Bytes = 2 << 30
+"""By so much a sleeper may keep more in host memory than is expected of it before that is learned."""
 LONGEST_LOAD: Seconds = 150.0
 MOVING = frozenset({Residency.STARTING, Residency.STOPPING})
 
@@ -95,6 +97,13 @@ class Audit:
     def sleeps(self, model: str) -> None:
         """An engine is put to sleep."""
         self._gives_way(model, "put to sleep")
+
+    def slept(self, model: str, available: Bytes) -> None:
+        """An engine fell asleep, and so much host memory is left."""
+        if self.conductor is None or self.liars:
+            return
+        if available < self.conductor.fleet.settings.host_reserve - UNLEARNED:
+            self._note(f"{model} fell asleep where host memory had no room: {available} are left")
 
     def frees(self, model: str) -> None:
         """An engine is to drop its caches."""

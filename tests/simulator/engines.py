@@ -152,6 +152,7 @@ class Engine:
                 self.phase = Phase.ASLEEP
                 self.level = int(params["level"])
                 self.shrink()
+                self.machine.audit.slept(self.model, self.machine.memory().available)
             case "/wake_up" if params.get("tags") != "kv_cache":
                 self.machine.audit.wakes(self.model)
                 if not await self._work(self.nature.wake[self.level], timeout) or not self.grow():

@@ -43,6 +43,7 @@ OTHERS = {
     for other in (
         model("chat", vram=9 * GIB, idle=300.0, load_timeout=60.0),
         model("coder", vram=12 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
+        model("writer", vram=10 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
         model("embed", vram=2 * GIB, residency_class=ResidencyClass.RESIDENT, load_timeout=60.0),
         model("images", vram=10 * GIB, engine="comfyui", port=8188, idle=100.0, load_timeout=60.0),
         model("voice", vram=4 * GIB, swap_slot="heavy", load_timeout=60.0, idle=40.0),
@@ -75,14 +76,16 @@ class Workstation(RuleBasedStateMachine):
         others=st.sets(st.sampled_from(sorted(OTHERS)), min_size=2, max_size=5),
         second=st.booleans(),
         load=st.sampled_from([0.5, 5.0, 25.0]),
+        memory=st.sampled_from([64, 24, 16, 8]),
     )
-    def boot(self, others: set[str], second: bool, load: float) -> None:
+    def boot(self, others: set[str], second: bool, load: float, memory: int) -> None:
         models = [ORCHESTRATOR, *(OTHERS[name] for name in sorted(others))]
         totals = {"gpu0": 24 * GIB} | ({"gpu1": 16 * GIB} if second else {})
         natures = {one.name: Nature(one.vram, load=load) for one in models}
         self.world = World(
             fleet(models, wait=WAIT, return_timeout=5.0, min_residency=5.0, age_bound=10.0), totals, natures
         )
+        self.world.machine.memory_total = memory * GIB
         self.world.__enter__()
 
     @property

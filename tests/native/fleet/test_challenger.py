@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from aitherd.host.memory import host_memory
 from tests.native.daemon.conftest import GIB, chat
 from tests.native.fleet.conftest import said, shipped, steps
 from tests.testbed.nvml import Gpu
@@ -12,6 +13,8 @@ from tests.testbed.rig import Rig
 
 SLOW = ("--x-load-seconds", "4")
 """A start that takes longer than a wake is expected to take, so that sleeping is worth it."""
+SLOWER = ("--x-load-seconds", "12")
+"""The same for a wake that has to read the weights again."""
 CONTEXT = int(1.4 * GIB)
 
 
@@ -63,6 +66,24 @@ def test_a_sleep_that_lies_ends_in_a_stop_and_costs_nobody_an_answer(
     # Once more: nobody is put off for having slept badly.
     assert chat(http, "gemma-4-26b-a4b").status_code == 200
     assert steps(rig)[-2:] == ["stop challenger-offload", "start challenger"]
+
+
+def test_without_host_memory_to_spare_it_sleeps_without_its_weights_and_wakes_again(
+    rig: Rig, gpu: Gpu, http: httpx.Client
+) -> None:
+    # All of it is kept for others, so no weights may go there.
+    rig.settings(f"[arbiter]\nhost-reserve = {host_memory().total}\n")
+    rig.model("challenger", shipped("challenger", *SLOWER))
+    rig.model("challenger-offload", shipped("challenger-offload"))
+    assert chat(http, "gemma-4-26b-a4b").status_code == 200
+    share = rig.status("challenger")["measured_bytes"]["gpu0"]
+    assert chat(http, "gemma-4-26b-a4b-offload").status_code == 200
+    asleep = rig.status("challenger")
+    assert (asleep["residency"], asleep["level"]) == ("sleeping", 2)
+    woken = chat(http, "gemma-4-26b-a4b")
+    assert woken.status_code == 200 and woken.json()["choices"][0]["message"]["content"].split() == ["word", "word"]
+    assert rig.status("challenger")["measured_bytes"] == {"gpu0": share}
+    assert steps(rig)[-2:] == ["stop challenger-offload", "wake challenger"]
 
 
 def test_a_wake_that_finds_no_room_ends_in_a_cold_start(rig: Rig, gpu: Gpu, http: httpx.Client) -> None:

@@ -11,7 +11,7 @@ from aitherd.core.words import Residency
 from aitherd.errors import DeviceBlind, Hopeless
 from tests.simulator.engines import Nature
 from tests.simulator.machine import Sight
-from tests.simulator.world import World, fleet, model
+from tests.simulator.world import SLEEPER, World, fleet, model
 
 GIB = 1 << 30
 
@@ -260,3 +260,46 @@ def test_one_lost_device_of_two_blinds_only_itself() -> None:
         assert isinstance(lost.error, DeviceBlind) and "gpu1" in lost.error.message
         assert after.served is not None
         assert world.conductor.problems() == ("devices cannot be measured: gpu1: GPU is lost; reset or reboot",)
+
+
+def test_sleepers_compete_for_host_memory_and_the_one_that_is_used_least_leaves() -> None:
+    kinds = {"engine": "vllm", "command": SLEEPER, "vram": 12 * GIB}
+    models = [model("old", **kinds), model("often", **kinds), model("other", **kinds)]
+    with machine(models, load=60.0, host_reserve=2 * GIB) as world:
+        # Room for the weights of one sleeper.
+        world.machine.memory_total = 16 * GIB
+        for name, times in (("old", 1), ("often", 9), ("other", 1)):
+            for _ in range(times):
+                request = world.send(name, work=0.1)
+                world.advance(100.0)
+                assert request.served is not None
+            if name == "old":
+                world.advance(5000.0)
+        books = world.conductor.books
+        assert (residency(world, "often"), books["often"].level) == (Residency.SLEEPING, 1)
+        assert residency(world, "old") is Residency.ABSENT
+        assert any("leaves host memory to who falls asleep" in why for why in told(world, Event.STEP, "old"))
+
+
+def test_without_host_memory_to_spare_a_model_sleeps_without_its_weights() -> None:
+    kinds = {"engine": "vllm", "command": SLEEPER, "vram": 12 * GIB}
+    with machine([model("first", **kinds), model("other", **kinds)], load=60.0, host_reserve=2 * GIB) as world:
+        world.machine.memory_total = 6 * GIB
+        for name in ("first", "other"):
+            world.send(name, work=0.1)
+            world.advance(100.0)
+        assert (residency(world, "first"), world.conductor.books["first"].level) == (Residency.SLEEPING, 2)
+
+
+def test_a_machine_that_runs_short_of_host_memory_is_relieved_by_its_sleepers() -> None:
+    kinds = {"engine": "vllm", "command": SLEEPER, "vram": 12 * GIB}
+    with machine([model("first", **kinds), model("other", **kinds)], load=60.0, host_reserve=2 * GIB) as world:
+        world.machine.memory_total = 32 * GIB
+        for name in ("first", "other"):
+            world.send(name, work=0.1)
+            world.advance(100.0)
+        assert (residency(world, "first"), world.conductor.books["first"].level) == (Residency.SLEEPING, 1)
+        # Something else takes what is left.
+        world.machine.memory_total = 12 * GIB
+        world.advance(15.0)
+        assert residency(world, "first") is Residency.ABSENT and residency(world, "other") is Residency.READY

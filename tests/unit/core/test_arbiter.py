@@ -325,3 +325,59 @@ class TestServicesThatAreNotOurs:
         for policy in (Policy(), Policy(urgent=True)):
             outcome = refused(works, policy)
             assert (outcome.kind, [holder.why for holder in outcome.holders]) == (RefusalKind.NOT_NOW, ["busy"])
+
+
+class TestSleepersCompeteForHostMemory:
+    """Host memory is a cache as the device is: who is worth least there leaves it."""
+
+    RUNGS = (SleepLevel(1, 2, 40, 1.0, 1.0), SleepLevel(2, 2, 0, 1.0, 20.0))
+
+    def tight(self, *others: ModelView, free: int, **more: Any) -> World:
+        """`chat`, used often, has to give way for `target`; so many host bytes are free above the reserve."""
+        chat = model("chat", held=50, ladder=self.RUNGS, start_seconds=60.0, frequency=5.0, last_used=NOW - 60, **more)
+        seen = world(target(60), chat, *others, totals={"gpu0": 100, HOST: 200})
+        return replace(seen, devices={**seen.devices, HOST: replace(seen.devices[HOST], free=free + 2)})
+
+    def asleep(self, name: str, host: int, **more: Any) -> ModelView:
+        rung = SleepLevel(1, 1, host, 1.0, 1.0)
+        return model(name, Residency.SLEEPING, held=1, level=1, ladder=(rung,), **more)
+
+    def test_with_room_the_quickest_rung_is_taken(self) -> None:
+        plan = decide(self.tight(self.asleep("old", 40), free=40), TARGET, NOW)
+        assert isinstance(plan, Plan) and [(s.verb, s.model, s.level) for s in plan.steps[:-1]] == [
+            ("sleep", "chat", 1)
+        ]
+
+    def test_without_room_the_deeper_rung_is_taken(self) -> None:
+        plan = decide(self.tight(free=39), TARGET, NOW)
+        assert isinstance(plan, Plan) and [(s.verb, s.model, s.level) for s in plan.steps[:-1]] == [
+            ("sleep", "chat", 2)
+        ]
+
+    def test_a_sleeper_that_is_hardly_used_leaves_before_another_falls_asleep(self) -> None:
+        plan = decide(self.tight(self.asleep("old", 40, start_seconds=30.0), free=0), TARGET, NOW)
+        assert isinstance(plan, Plan)
+        assert [(step.verb, step.model, step.level) for step in plan.steps[:-1]] == [
+            ("stop", "old", 0),
+            ("sleep", "chat", 1),
+        ]
+        assert plan.steps[0].takes == {HOST: -40}
+        assert "host memory" in plan.steps[0].why
+
+    def test_a_sleeper_that_is_worth_more_stays_and_the_newcomer_falls_deeper(self) -> None:
+        dear = self.asleep("dear", 40, start_seconds=600.0, frequency=50.0, last_used=NOW - 5)
+        plan = decide(self.tight(dear, free=0), TARGET, NOW)
+        assert isinstance(plan, Plan) and [(s.verb, s.model, s.level) for s in plan.steps[:-1]] == [
+            ("sleep", "chat", 2)
+        ]
+
+    def test_the_cheapest_of_the_sleepers_that_suffices_leaves(self) -> None:
+        several = [self.asleep(f"s{seconds}", 40, start_seconds=float(seconds)) for seconds in (30, 20, 40)]
+        plan = decide(self.tight(*several, free=0), TARGET, NOW)
+        assert isinstance(plan, Plan) and [s.model for s in plan.steps[:-1]] == ["s20", "chat"]
+
+    @pytest.mark.parametrize("changes", [{"held": True}, {"waiting": 1}, {"residency_class": ResidencyClass.ESSENTIAL}])
+    def test_a_sleeper_that_may_not_be_touched_stays(self, changes: dict[str, Any]) -> None:
+        stays = replace(self.asleep("stays", 40), **changes)
+        plan = decide(self.tight(stays, free=0), TARGET, NOW)
+        assert isinstance(plan, Plan) and "stays" not in [step.model for step in plan.steps]
