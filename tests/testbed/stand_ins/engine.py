@@ -1,7 +1,7 @@
 """Stands in for any HTTP model server: `engine (--socket PATH | --port N) [--vram BYTES] [--fault NAME]… [options]`.
 
-It answers `/health`, `/v1/models`, completions (chat and text), embeddings, `/echo` (what arrived, as JSON) and
-`/served` (how many requests other than probes it has been sent). Faults, after servers that did so:
+It answers `/health`, `/v1/models`, completions (chat and text), embeddings, speech, images, `/echo` (what arrived, as
+JSON) and `/served` (how many requests other than probes it has been sent). Faults, after servers that did so:
 
 exit          ends while it loads, after a line on stderr (a bad flag, a missing file)
 never-healthy listens, and `/health` stays 503
@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.testbed.nvml.gpu import OutOfMemory
 from tests.testbed.stand_ins.http import Request, Response, reply, serve
 from tests.testbed.stand_ins.memory import DeviceMemory, size
-from tests.testbed.stand_ins.openai import complete, hang, model_list
+from tests.testbed.stand_ins.openai import complete, hang, image, model_list, speech
 
 FAULTS = ("exit", "never-healthy", "hangs", "dies", "ignores-term", "child", "mute", "grows")
 EXIT_STATUS = 3
@@ -82,6 +82,10 @@ class Engine:
             case "POST", "/v1/embeddings":
                 vector = {"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}
                 return reply({"object": "list", "data": [vector], "model": self.options.name})
+            case "POST", "/v1/audio/speech":
+                return speech()
+            case "POST", "/v1/images/generations":
+                return image()
             case _, "/echo":
                 text = request.body.decode("utf-8", "replace")
                 shown = {"method": request.method, "query": request.query, "headers": request.headers, "body": text}

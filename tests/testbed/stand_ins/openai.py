@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from tests.testbed.stand_ins.http import Request, Response, reply
 
 DEFAULT_TOKENS = 8
 POLL_S = 0.05
+WAVE = (
+    b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\xc0\x5d\x00\x00\x80\xbb\x00\x00\x02\x00\x10\x00data"
+)
 
 
 def model_list(names: list[str]) -> Response:
@@ -27,6 +31,16 @@ async def hang(flag: Path | None) -> bool:
             return True
         await asyncio.sleep(POLL_S)
     return False
+
+
+def speech() -> Response:
+    """`POST /v1/audio/speech`: nothing to hear."""
+    return Response(body=WAVE, kind="audio/wav")
+
+
+def image() -> Response:
+    """`POST /v1/images/generations`: one that nobody can see."""
+    return reply({"created": 0, "data": [{"b64_json": base64.b64encode(b"GIF89a").decode()}]})
 
 
 async def complete(

@@ -12,10 +12,7 @@ import os
 
 from tests.testbed.stand_ins.http import Request, Response, reply, serve
 from tests.testbed.stand_ins.memory import DeviceMemory, size
-
-WAVE = (
-    b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\xc0\x5d\x00\x00\x80\xbb\x00\x00\x02\x00\x10\x00data"
-)
+from tests.testbed.stand_ins.openai import WAVE
 
 
 class Xtts:
