@@ -100,7 +100,7 @@ class UserManager:
         try:
             self._start()
             self.systemctl("start", "dbus.service")
-            self._await_bus_name()
+            self.await_bus_name()
         except BaseException:
             self._stop()
             raise
@@ -285,7 +285,7 @@ class UserManager:
             raise ManagerUnavailable(report["problem"])
         self.pid, self.uid, self.has_journal = report["pid"], report["uid"], report["journal"]
 
-    def _await_bus_name(self) -> None:
+    def await_bus_name(self) -> None:
         """The manager joins the bus only after it has seen its dbus.service active."""
         ask = ["busctl", "--user", "call", *BUS, "NameHasOwner", "s", "org.freedesktop.systemd1"]
         deadline = time.monotonic() + RUN_TIMEOUT_S
