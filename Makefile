@@ -68,7 +68,7 @@ generate schema: venv
 	$(PYTHON) -m tests.generated
 
 bench: venv
-	@packaging/require $(NATIVE) nginx-light
+	@packaging/require $(NATIVE) nginx-light haproxy
 	$(PYTHON) -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 deb: venv

@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from tests.bench.interpreter import switch
 from tests.bench.rows import Row, save, table
 from tests.testbed.errors import ManagerUnavailable
 from tests.testbed.llama import LlamaUnavailable
@@ -52,6 +53,7 @@ def run(part: str) -> list[Row]:
 
 def main() -> None:
     """Parses the command line and runs the parts."""
+    switch()
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks beside their references.")
     parser.add_argument("--only", type=chosen, default=chosen(""), metavar="PART,…", help="some of the parts")
     rows = [row for part in parser.parse_args().only for row in run(part)]

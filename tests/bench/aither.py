@@ -1,15 +1,17 @@
-"""The proxy alone, with every model ready: `python -m tests.bench.aither PORT ENGINE_PORT`.
+"""The proxy alone, with every model ready: `python -m tests.bench.aither PORT ENGINE_PORT JOURNAL`.
 
-Routing, metrics and access records are on; records are rendered as JSON and written to /dev/null.
+Routing, metrics and records are on, the records sent as the daemon sends them to the journal's socket.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -18,6 +20,7 @@ from aitherd.conductor.operations import ModelStatus
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Seconds
 from aitherd.errors import UnknownModel
+from aitherd.host import log
 from aitherd.proxy.server import Proxy
 
 NAMES = {f"model-{number}": f"model-{number}" for number in range(11)} | {"bench": "model-0"}
@@ -107,20 +110,14 @@ class Ready:
 
 async def main() -> None:
     """Serves until it is killed."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.WriteLoggerFactory(file=open("/dev/null", "w")),  # noqa: ASYNC230, SIM115, PTH123
-        cache_logger_on_first_use=True,
-    )
+    log.setup("info")
+    journal = log.Journal(Path(sys.argv[3]))
+    structlog.configure(processors=[structlog.processors.format_exc_info, journal.write])
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", int(sys.argv[1])))
     await Proxy(Ready(Endpoint(port=int(sys.argv[2])))).serve([listener])
+    gc.freeze()
     await asyncio.get_running_loop().create_future()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.interpreter import search_path
 from tests.testbed.nvml import Gpu
 from tests.testbed.rig import Rig
 
@@ -37,7 +38,10 @@ MemoryMax = "10G"
 @contextmanager
 def installed(*, path: Sequence[Path] = ()) -> Iterator[Rig]:
     """A user with aitherd and twelve models, `model-0` and so on, on one card. Nothing runs yet."""
-    with tempfile.TemporaryDirectory() as directory, Rig(Gpu.create(Path(directory) / "gpu"), path=path) as rig:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Rig(Gpu.create(Path(directory) / "gpu"), path=path, environment={"PYTHONPATH": search_path()}) as rig,
+    ):
         rig.settings(SETTINGS)
         for index in range(MODELS):
             rig.model(f"model-{index}", STAND_IN)

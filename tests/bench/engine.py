@@ -1,7 +1,7 @@
 """An engine that answers at once and costs next to nothing: `python -m tests.bench.engine PORT`.
 
-It looks at nothing but the path: `/v1/completions` gets 700 bytes of JSON, `/v1/chat/completions` a stream of events,
-each with the time at which it was written.
+It looks at nothing but the path: `/v1/completions` gets 700 bytes of JSON, `/v1/chat/completions` and `/v1/responses` a
+stream of events, 20 and 50 a second, each with the time at which it was written.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import uvloop
 BODY = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":"' + b"x" * 600 + b'"}]}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-PACE = 0.05
-"""Seconds between the events of one stream."""
-EVENTS = 100
+PACES = {b"POST /v1/chat": 0.05, b"POST /v1/resp": 0.02}
+"""Seconds between the events of one stream, by the beginning of its request."""
+EVENTS = 60
+"""In one stream."""
 FILLER = b"y" * 170
 
 
@@ -28,9 +29,12 @@ class Server(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.events = 0
+        self.pace = 0.0
 
     def data_received(self, data: bytes) -> None:
-        if data.startswith(b"POST /v1/chat"):
+        pace = PACES.get(data[:13])
+        if pace is not None:
+            self.pace = pace
             self.events = 0
             self.transport.write(STREAM)
             self.next_event()
@@ -47,7 +51,7 @@ class Server(asyncio.Protocol):
         self.events += 1
         event = b"data: @%020d@ %b\n\n" % (monotonic_ns(), FILLER)
         self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
-        asyncio.get_running_loop().call_later(PACE, self.next_event)
+        asyncio.get_running_loop().call_later(self.pace, self.next_event)
 
 
 async def main() -> None:

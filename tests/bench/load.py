@@ -22,9 +22,13 @@ def request(path: bytes) -> bytes:
 
 
 class Repeater(asyncio.Protocol):
-    """Sends a request as soon as the last is answered, `count` times. All answers have the length of the first."""
+    """Sends a request as soon as the last is answered, `count` times. All answers have the length of the first.
 
-    def __init__(self, count: int) -> None:
+    With `careful` the length of each is read, which costs more than some proxies do.
+    """
+
+    def __init__(self, count: int, careful: bool = False) -> None:
+        self.careful = careful
         self.data = request(b"/v1/completions")
         self.left = count
         self.length = 0
@@ -42,6 +46,8 @@ class Repeater(asyncio.Protocol):
     def send(self) -> None:
         """The next request."""
         self.seen = 0
+        if self.careful:
+            self.length, self.buffer = 0, b""
         self.sent = perf_counter_ns()
         self.transport.write(self.data)
 
@@ -72,18 +78,21 @@ class Repeater(asyncio.Protocol):
             self.done.set_exception(RuntimeError("connection lost"))
 
 
-async def latency(port: int, count: int) -> list[int]:
+async def latency(port: int, count: int, *, careful: bool = False) -> list[int]:
     """Nanoseconds of each of `count` requests on one connection."""
-    _, client = await asyncio.get_running_loop().create_connection(lambda: Repeater(count), "127.0.0.1", port)
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(lambda: Repeater(count, careful), "127.0.0.1", port)
     await client.done
     return client.times
 
 
-async def throughput(port: int, connections: int, each: int) -> float:
+async def throughput(port: int, connections: int, each: int, *, careful: bool = False) -> float:
     """Requests a second over `connections` connections."""
     loop = asyncio.get_running_loop()
     began = perf_counter_ns()
-    clients = [(await loop.create_connection(lambda: Repeater(each), "127.0.0.1", port))[1] for _ in range(connections)]
+    clients: list[Repeater] = []
+    for _ in range(connections):
+        clients.append((await loop.create_connection(lambda: Repeater(each, careful), "127.0.0.1", port))[1])
     await asyncio.gather(*(client.done for client in clients))
     return connections * each / ((perf_counter_ns() - began) / 1e9)
 
@@ -96,10 +105,11 @@ class Streamer(asyncio.Protocol):
     """Nanoseconds from the engine's write to arrival here, each event."""
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     tail: bytes = b""
+    path: bytes = b"/v1/chat/completions"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.write(request(b"/v1/chat/completions"))
+        self.transport.write(request(self.path))
 
     def data_received(self, data: bytes) -> None:
         now = monotonic_ns()
@@ -109,13 +119,17 @@ class Streamer(asyncio.Protocol):
             self.transport.close()
             self.done.set_result(None)
 
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
 
-async def streams(port: int, count: int) -> list[int]:
+
+async def streams(port: int, count: int, path: bytes = b"/v1/chat/completions") -> list[int]:
     """Delays of all events of `count` streams at once, started evenly over the pace of one."""
     loop = asyncio.get_running_loop()
     clients: list[Streamer] = []
     for _ in range(count):
-        clients.append((await loop.create_connection(Streamer, "127.0.0.1", port))[1])
+        clients.append((await loop.create_connection(lambda: Streamer(path=path), "127.0.0.1", port))[1])
         await asyncio.sleep(0.05 / count)
     await asyncio.gather(*(client.done for client in clients))
     return [delay for client in clients for delay in client.delays]

@@ -1,77 +1,41 @@
-"""The data path beside nginx: added latency, requests a second, cost and delay of a streamed chunk.
+"""The data path beside its peers: added latency, requests a second, cost and delay of a streamed chunk, memory.
 
-`python -m tests.bench.proxy [FILE.json]`. Everything is measured in turns within one run, the proxies on one core,
-engine and clients on the other; figures drift from machine to machine, ratios much less. nginx runs in its ordinary
-configuration: access log on, buffering off where it would hold streams back, connections to the engine kept. The
-figures of an interpreter that was built without optimisation are a third worse than those of a distribution's.
+`python -m tests.bench.proxy [FILE.json]`. Everything is measured in short turns within one run, the proxies on one
+core, engine and clients on the other. Figures drift from machine to machine, ratios much less; of many turns the
+quieter half counts, for everybody, since a machine that does other things as well only ever makes figures worse.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median, quantiles
-from time import sleep
 
 import uvloop
 
 from tests.bench import load
 from tests.bench.engine import EVENTS
-from tests.bench.rows import Row, at_most, save, table
+from tests.bench.peers import Running, engine, litellm, proxies
+from tests.bench.rows import Row, at_most, beside, save, table
 
-ROUNDS = 7
-STREAMS = 128
+TURNS = 14
+STREAM_TURNS = 5
+SINGLE, CONNECTIONS, EACH = 400, 16, 125
+"""Requests on one connection, and on several, in one turn."""
+STREAMS, MANY = 128, 512
+FAST = b"/v1/responses"
+"""Where events come 50 times a second."""
+SLOW = {"uvicorn+httpx": 8, "litellm": 20}
+"""Who gets so many times fewer requests in a turn."""
+OURS = "aitherd"
 
-NGINX = """
-daemon off; master_process off; pid {directory}/pid; error_log {directory}/error;
-events {{ worker_connections 4096; }}
-http {{
-  access_log {directory}/access;
-  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;
-  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-  tcp_nodelay on; keepalive_requests 10000000;
-  upstream engine {{ server 127.0.0.1:{engine}; keepalive 256; keepalive_requests 10000000; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-
-def free_port() -> int:
-    """A loopback port that nobody has."""
-    with socket.socket() as plug:
-        plug.bind(("127.0.0.1", 0))
-        port: int = plug.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(core: int, port: int, *command: str) -> Iterator[int]:
-    """Runs a server on one core until it is done with; yields its PID once it listens on `port`."""
-    process = subprocess.Popen(["taskset", "-c", str(core), *command])
-    try:
-        for _ in range(200):
-            with socket.socket() as plug:
-                if plug.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            sleep(0.05)
-        else:
-            raise RuntimeError(f"{command[0]} does not listen")
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
+Figures = Mapping[str, Mapping[str, float]]
+"""By what is measured and of whom."""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -84,92 +48,137 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def p50(values: Sequence[float]) -> float:
-    """The median, in µs from ns."""
-    return median(values) / 1000
-
-
 def p99(values: Sequence[float]) -> float:
-    """The 99th percentile, in µs from ns."""
-    return quantiles(values, n=100)[98] / 1000
+    """The 99th percentile."""
+    return quantiles(values, n=100)[98]
 
 
-async def measure(engine: int, nginx: tuple[int, int], aither: tuple[int, int]) -> list[Row]:
-    """Takes turns; ports, and PIDs of the proxies."""
-    ports = {"direct": engine, "nginx": nginx[0], "aitherd": aither[0]}
-    pids = {"nginx": nginx[1], "aitherd": aither[1]}
-    single: dict[str, list[float]] = {name: [] for name in ports}
-    rate: dict[str, list[float]] = {name: [] for name in ports}
-    cost: dict[str, list[float]] = {name: [] for name in pids}
-    delay: dict[str, list[float]] = {name: [] for name in ports}
-    chunk: dict[str, list[float]] = {name: [] for name in pids}
-    for port in ports.values():
-        await load.throughput(port, 16, 200)
-    for turn in range(ROUNDS):
-        for name, port in ports.items():
-            single[name].append(p50(await load.latency(port, 2000)))
-        for name, port in ports.items():
-            before = cpu_seconds(pids[name]) if name in pids else 0.0
-            rate[name].append(await load.throughput(port, 16, 1000))
-            if name in pids:
-                cost[name].append((cpu_seconds(pids[name]) - before) / 16000 * 1e6)
-        if turn % 3 == 0:
-            for name, port in ports.items():
-                before = cpu_seconds(pids[name]) if name in pids else 0.0
-                delays = await load.streams(port, STREAMS)
-                if len(delays) != STREAMS * EVENTS:
-                    raise RuntimeError(f"{name} lost {STREAMS * EVENTS - len(delays)} events")
-                delay[name].append(p99(delays))
-                if name in pids:
-                    chunk[name].append((cpu_seconds(pids[name]) - before) / len(delays) * 1e6)
-    direct = median(single["direct"])
-    per_second = median(rate["aitherd"])
-    added_delay = (median(delay["aitherd"]) - median(delay["direct"])) / 1000
-    nginx_delay = (median(delay["nginx"]) - median(delay["direct"])) / 1000
-    return [
-        at_most(
-            "proxy: added latency p50, one connection", median(single["aitherd"]) - direct, "us",
-            "nginx", median(single["nginx"]) - direct, 1.3,
+def quiet(values: Iterable[float], *, most: bool = False) -> float:
+    """The median of the better half: of the lower values, or the higher if `most`."""
+    ranked = sorted(values, reverse=most)
+    return median(ranked[: (len(ranked) + 1) // 2])
+
+
+class Turns:
+    """Measures everybody in turns, and keeps what was measured."""
+
+    def __init__(self, direct: Running, servers: Mapping[str, Running]) -> None:
+        self.servers = {"direct": direct, **servers}
+        self.values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def keep(self, what: str, name: str, value: float) -> None:
+        """One value of one turn."""
+        self.values[what][name].append(value)
+
+    async def requests(self, names: Iterable[str]) -> None:
+        """One turn of plain requests."""
+        for name in names:
+            server, fewer, careful = self.servers[name], SLOW.get(name, 1), name in SLOW
+            times = await load.latency(server.port, SINGLE // fewer, careful=careful)
+            self.keep("p50", name, median(times) / 1e3)
+            self.keep("p99", name, p99(times) / 1e3)
+            before = cpu_seconds(server.pid)
+            each = max(EACH // fewer, 2)
+            self.keep("rate", name, await load.throughput(server.port, CONNECTIONS, each, careful=careful))
+            self.keep("request", name, (cpu_seconds(server.pid) - before) / (CONNECTIONS * each) * 1e6)
+
+    async def streams(self, names: Iterable[str], count: int, path: bytes, what: str) -> None:
+        """One turn of streams. Keeps their delays, costs and losses under names that begin with `what`."""
+        for name in names:
+            server = self.servers[name]
+            before = cpu_seconds(server.pid)
+            delays = await load.streams(server.port, count, path)
+            self.keep(f"{what} cost", name, (cpu_seconds(server.pid) - before) / max(len(delays), 1) * 1e6)
+            self.keep(f"{what} p99", name, p99(delays) / 1e6)
+            self.keep(f"{what} lost", name, count * EVENTS - len(delays))
+            self.keep("memory", name, resident_bytes(server.pid) / 1e6)
+
+    def figure(self, what: str, name: str) -> float:
+        """What counts of all turns."""
+        return quiet(self.values[what][name], most=what == "rate")
+
+
+async def measure(turns: Turns) -> None:
+    """Takes all turns."""
+    everybody = tuple(turns.servers)
+    streaming = ("direct", "nginx", OURS, "haproxy", "uvicorn+httpx")
+    await turns.requests(everybody)
+    turns.values.clear()
+    for _ in range(TURNS):
+        await turns.requests(everybody)
+    for turn in range(STREAM_TURNS):
+        await turns.streams(streaming if turn < 2 else streaming[:4], STREAMS, b"/v1/chat/completions", "chunk")
+    await turns.streams(("nginx", OURS, "haproxy"), MANY, FAST, "many")
+
+
+async def measure_slow(turns: Turns) -> None:
+    """The turns of one who would be in the way of the others if it only idled beside them."""
+    await turns.requests(("litellm",))
+    for _ in range(4):
+        await turns.requests(("litellm",))
+    turns.keep("memory", "litellm", resident_bytes(turns.servers["litellm"].pid) / 1e6)
+
+
+def rows(turns: Turns) -> list[Row]:
+    """The figures, each beside nginx, which the budgets are about, and then beside the others."""
+    figure = turns.figure
+
+    def added(what: str, name: str) -> float:
+        return figure(what, name) - figure(what, "direct")
+
+    def lost(name: str) -> float:
+        return sum(turns.values["chunk lost"][name]) + sum(turns.values["many lost"][name])
+
+    ours, rate, delay = added("p50", OURS), figure("rate", OURS), added("chunk p99", OURS)
+    cost = figure("chunk cost", OURS)
+    memory = {name: max(values) for name, values in turns.values["memory"].items()}
+    found = [
+        at_most("proxy: added latency p50, one connection", ours, "us", "nginx", added("p50", "nginx"), 1.3),
+        beside("proxy: added latency p99, one connection", added("p99", OURS), "us", "nginx", added("p99", "nginx")),
+        beside("proxy: requests a second, one core", rate, "1/s", "nginx", figure("rate", "nginx"), at_least=20_000),
+        beside("proxy: CPU a request", figure("request", OURS), "us", "nginx", figure("request", "nginx")),
+        at_most("proxy: CPU a streamed chunk", cost, "us", "nginx", figure("chunk cost", "nginx"), 1.3),
+        beside("proxy: added delay p99 of a chunk", delay, "ms", "nginx", added("chunk p99", "nginx"), up_to=0.5),
+        beside(f"proxy: chunks lost, {MANY} streams at 50/s", lost(OURS), "", "nginx", lost("nginx"), up_to=0),
+        beside(
+            f"proxy: chunk delay p99, {MANY} streams at 50/s", figure("many p99", OURS), "ms", "nginx",
+            figure("many p99", "nginx"),
         ),
-        Row(
-            "proxy: requests a second, one core", per_second, "1/s", "nginx", median(rate["nginx"]),
-            per_second / median(rate["nginx"]), ">= 20000", per_second >= 20000,
-        ),
-        Row(
-            "proxy: CPU a request", median(cost["aitherd"]), "us", "nginx", median(cost["nginx"]),
-            median(cost["aitherd"]) / median(cost["nginx"]),
-        ),
-        at_most("proxy: CPU a streamed chunk", median(chunk["aitherd"]), "us", "nginx", median(chunk["nginx"]), 1.3),
-        Row(
-            "proxy: added delay p99 of a streamed chunk", added_delay, "ms", "nginx", nginx_delay,
-            added_delay / nginx_delay if nginx_delay > 0 else None, "<= 0.5 ms", added_delay <= 0.5,
-        ),
-        Row(
-            "proxy: resident memory", resident_bytes(pids["aitherd"]) / 1e6, "MB", "nginx",
-            resident_bytes(pids["nginx"]) / 1e6, None, "<= 80 MB", resident_bytes(pids["aitherd"]) <= 80e6,
-        ),
+        beside("proxy: memory under that", memory[OURS], "MB", "nginx", memory["nginx"], up_to=80),
     ]  # fmt: skip
+    for peer in ("haproxy", "uvicorn+httpx", "litellm"):
+        if peer not in turns.servers:
+            continue
+        found += [
+            beside("proxy: added latency p50", ours, "us", peer, added("p50", peer)),
+            beside("proxy: added latency p99", added("p99", OURS), "us", peer, added("p99", peer)),
+            beside("proxy: requests a second", rate, "1/s", peer, figure("rate", peer)),
+            beside("proxy: memory", memory[OURS], "MB", peer, memory[peer]),
+        ]
+        if turns.values["chunk cost"][peer]:
+            found += [
+                beside("proxy: CPU a streamed chunk", cost, "us", peer, figure("chunk cost", peer)),
+                beside("proxy: added delay p99 of a chunk", delay, "ms", peer, added("chunk p99", peer)),
+            ]
+    return found
 
 
 def main() -> list[Row]:
     """Sets everything up, measures, and takes it down."""
-    if shutil.which("nginx") is None:
-        raise SystemExit("nginx is the reference and is not installed: apt-get install nginx-light")
-    clients, proxies = sorted(os.sched_getaffinity(0))[:2]
+    for program in ("nginx", "haproxy"):
+        if shutil.which(program) is None:
+            raise SystemExit(f"{program} is a reference and is not installed")
+    clients, core = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, {clients})
-    engine, nginx, aither = free_port(), free_port(), free_port()
-    with ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
-        configuration = Path(directory) / "nginx.conf"
-        configuration.write_text(NGINX.format(directory=directory, engine=engine, port=nginx))
-        stack.enter_context(running(clients, engine, sys.executable, "-m", "tests.bench.engine", str(engine)))
-        nginx_pid = stack.enter_context(
-            running(proxies, nginx, "nginx", "-c", str(configuration), "-e", f"{directory}/error")
-        )
-        aither_pid = stack.enter_context(
-            running(proxies, aither, sys.executable, "-m", "tests.bench.aither", str(aither), str(engine))
-        )
-        return uvloop.run(measure(engine, (nginx, nginx_pid), (aither, aither_pid)))
+    with tempfile.TemporaryDirectory() as name, engine(clients) as target:
+        directory = Path(name)
+        with proxies(core, directory, target.port) as servers:
+            turns = Turns(target, servers)
+            uvloop.run(measure(turns))
+        with litellm(core, directory, target.port) as slow:
+            turns.servers["litellm"] = slow
+            uvloop.run(measure_slow(turns))
+    return rows(turns)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.http import get
-from tests.bench.proxy import free_port
+from tests.bench.peers import free_port
 from tests.testbed.llama import PROGRAM, programs
 from tests.testbed.models import CONTEXT, chat_model
 

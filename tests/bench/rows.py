@@ -28,6 +28,26 @@ def at_most(name: str, value: float, unit: str, peer: str, peer_value: float, li
     return Row(name, value, unit, peer, peer_value, ratio, f"<= {limit:g} x", ratio <= limit)
 
 
+def beside(
+    name: str,
+    value: float,
+    unit: str,
+    peer: str,
+    peer_value: float,
+    *,
+    up_to: float | None = None,
+    at_least: float | None = None,
+) -> Row:
+    """A figure beside a peer's, with a budget of its own or none."""
+    ratio = value / peer_value if peer_value > 0 else None
+    budget, holds = None, None
+    if up_to is not None:
+        budget, holds = f"<= {up_to:g} {unit}".rstrip(), value <= up_to
+    elif at_least is not None:
+        budget, holds = f">= {at_least:g} {unit}".rstrip(), value >= at_least
+    return Row(name, value, unit, peer, peer_value, ratio, budget, holds)
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows for a person."""
 
