@@ -105,6 +105,10 @@ class Book:
     stop_done: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when nobody wants it stopped any more."""
     waiters: deque[Waiter] = field(default_factory=deque)
+    unserved_since: Seconds | None = None
+    """Since when somebody has waited, or waited in vain, and nobody was served or told why not."""
+    unserved_until: Seconds = 0.0
+    """When somebody last went away unserved."""
 
     worked: bool = False
     """It did something since its engine started, so that its bytes show what it needs."""

@@ -37,6 +37,8 @@ async def wait(
     now = book.clock.monotonic()
     waiter = Waiter(loop.create_future(), now, None if timeout is None else now + timeout, claim, caller)
     book.waiters.append(waiter)
+    if book.unserved_since is None:
+        book.unserved_since = now
     book.changed(book.name)
     timer = None if timeout is None else loop.call_later(timeout, _expire, book, waiter, timeout)
     try:
@@ -47,6 +49,9 @@ async def wait(
             unused = waiter.future.result()
             if unused is not None:
                 unused.release()
+        if not set(book.waiters) - {waiter}:
+            # Nobody waits any more, and nobody waited in vain.
+            book.unserved_since = None
         raise
     finally:
         if timer is not None:
@@ -77,6 +82,7 @@ def serve(book: Book, why: str) -> None:
     now = book.clock.monotonic()
     waiters = list(book.waiters)
     book.waiters.clear()
+    book.unserved_since = None
     for waiter in (waiters[at] for at in turns([waiter.caller for waiter in waiters])):
         if not waiter.future.done():
             waiter.future.set_result(book.begin_use(now - waiter.since, why) if waiter.wants_claim else None)
@@ -114,6 +120,7 @@ def give_up(book: Book, best: Seconds, now: Seconds, policy: Policy) -> Seconds 
 
 def refuse(book: Book, error: AitherError) -> None:
     """Ends the whole line with `error`."""
+    book.unserved_since = None
     while book.waiters:
         waiter = book.waiters.popleft()
         if not waiter.future.done():
@@ -139,6 +146,7 @@ def _make_way(book: Book, newcomer: Caller) -> None:
 def _expire(book: Book, waiter: Waiter, timeout: Seconds) -> None:
     if waiter in book.waiters:
         book.waiters.remove(waiter)
+        book.unserved_until = book.clock.monotonic()
         book.changed(book.name)
     if not waiter.future.done():
         doing = book.stage or book.refusal or f"it is {book.residency}"
