@@ -71,7 +71,7 @@ class Conductor:
         clock: Clock,
         host: Host,
         store: Store,
-        last_line: Callable[[str, str], Coroutine[Any, Any, str]],
+        last_line: Callable[[str, str, int], Coroutine[Any, Any, str]],
         connect: Callable[[Endpoint], Control] = Control,
         memory: Callable[[], HostMemory] = host_memory,
     ) -> None:

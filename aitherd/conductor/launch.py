@@ -62,6 +62,11 @@ def checkpoint_unit(model: str) -> str:
     return f"aither-{model}-checkpoint.service"
 
 
+def check_unit(model: str) -> str:
+    """Name of the transient service in which the program of `model` is asked something before its first start."""
+    return f"aither-{model}-check.service"
+
+
 def model_of(unit: str) -> str | None:
     """The model whose engine unit `unit` is, or None."""
     if unit.startswith("aither-") and unit.endswith("-engine.service"):

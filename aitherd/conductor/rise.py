@@ -16,6 +16,7 @@ from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.canary import sing
 from aitherd.conductor.launch import Host, UnitRequest, properties, socket_path
 from aitherd.conductor.meter import Meter
+from aitherd.conductor.precheck import Precheck
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.steps import Steps
 from aitherd.core.residency import Event as Move
@@ -52,7 +53,7 @@ class Rise:
         records: Records,
         clock: Clock,
         host: Host,
-        last_line: Callable[[str, str], Awaitable[str]],
+        last_line: Callable[[str, str, int], Awaitable[str]],
     ) -> None:
         self._systemd = systemd
         self._meter = meter
@@ -61,7 +62,8 @@ class Rise:
         self._clock = clock
         self._host = host
         self._last_line = last_line
-        """(unit, invocation id) -> the last line that the engine wrote, or nothing."""
+        """(unit, invocation id, count) -> the last lines that the engine wrote, or nothing."""
+        self._precheck = Precheck(systemd, host, last_line)
 
     async def clear(self, book: Book) -> bool:
         """Ends an earlier engine that is still there. True if there was one: that took time, and the plan is stale."""
@@ -83,7 +85,9 @@ class Rise:
         reach(Point.START_BOOKED)
         try:
             await self._free_name(book)
-            await self._systemd.start_transient(book.unit, properties(self._request(book, placement), self._host))
+            request = self._request(book, placement)
+            await self._precheck.look(book, request)
+            await self._systemd.start_transient(book.unit, properties(request, self._host))
             reach(Point.START_RUNS)
             status = await self._systemd.unit(book.unit)
             if status is None or status.active_state not in ("active", "activating"):
@@ -267,7 +271,7 @@ class Rise:
                 verdict = f"the kernel killed it for host memory{size} (host_oom)"
             elif status is not None and status.result not in ("", "success"):
                 verdict = f"{verdict} ({status.result}, status {status.exec_main_status})"
-            if line := await self._last_line(book.unit, book.invocation):
+            if line := await self._last_line(book.unit, book.invocation, 1):
                 verdict = f"{verdict}; it wrote: {line}"
             if kind is StartFailed and book.expected() and OUT_OF_MEMORY.search(verdict):
                 kind = OutOfDeviceMemory

@@ -27,7 +27,7 @@ ABILITIES = (
 messages is Anthropic's."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-RESERVED = ("-engine", "-checkpoint")
+RESERVED = ("-engine", "-checkpoint", "-check")
 """Ends of the names of the units that belong to a model's own."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """Values that clients give `reasoning_effort`."""
@@ -44,7 +44,7 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name) or ".." in name or name.endswith((".", *RESERVED)):
         reserved = name.endswith(RESERVED)
         raise BadValue(
-            "names that end in -engine or -checkpoint are taken by the units of engines"
+            "names that end in -engine, -check or -checkpoint are taken by the units of engines"
             if reserved
             else "not a name for a model",
             "use up to 63 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, as in vision.toml",

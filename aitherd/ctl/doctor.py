@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from aitherd import config
 from aitherd.config import Fleet, Model
-from aitherd.config.commands import option
+from aitherd.config.machine import REPOSITORY_OPTIONS, directories, interpreter, occupied, taken, weights
 from aitherd.core.ledger import Sample
 from aitherd.core.words import HOST, Bytes, Seconds, format_bytes
 from aitherd.ctl.configuration import measured
@@ -33,7 +32,6 @@ GPU_CHECK_TIMEOUT: Seconds = 60.0
 """How long a program may take to say whether it sees the GPU: importing PyTorch takes seconds."""
 ERROR, WARNING, FINE = "error", "warning", "ok"
 STYLES = {ERROR: "red", WARNING: "yellow", FINE: "green"}
-REPOSITORY_OPTIONS = ("-hf", "--hf-repo", "--model", "-m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ def _model(model: Model, fleet: Fleet, sample: Sample, *, user: bool) -> Iterato
 
 def _gpu(model: Model) -> Iterator[Finding]:
     manners = engine(model.engine, model.health)
-    command = manners.gpu_check(model.executable, _python(model.executable))
+    command = manners.gpu_check(model.executable, interpreter(model.executable))
     if command is None:
         return
     try:
@@ -113,24 +111,8 @@ def _gpu(model: Model) -> Iterator[Finding]:
         yield Finding(ERROR, model.name, f"{model.executable}: {message}", remedy)
 
 
-def _python(executable: str) -> str:
-    """The interpreter that runs a program: itself, or what its first line names; empty when it is no Python program."""
-    if Path(executable).name.startswith("python"):
-        return executable
-    try:
-        with Path(executable).open("rb") as file:
-            first = file.readline(256)
-    except OSError:
-        return ""
-    words = first.removeprefix(b"#!").decode(errors="replace").split() if first.startswith(b"#!") else []
-    return words[0] if words and Path(words[0]).name.startswith("python") else ""
-
-
 def _weights(model: Model, *, user: bool) -> Iterator[Finding]:
-    for name in (*REPOSITORY_OPTIONS, "--mmproj", "--model-folder"):
-        value = option(model.command, name)
-        if not value or (name == "-m" and engine(model.engine).kind not in ("llama-server", "whisper-server")):
-            continue
+    for name, value in weights(model):
         if value.startswith("/"):
             if not os.access(value, os.R_OK):
                 yield Finding(ERROR, model.name, f"{name} {value} cannot be read", "put the weights there")
@@ -164,19 +146,15 @@ def _environment(model: Model) -> list[str]:
 
 
 def _listening(model: Model, *, user: bool) -> Iterator[Finding]:
-    if model.port is None or _active(model.name, user=user):
+    if _active(model.name, user=user):
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", model.port))
-        except OSError:
-            yield Finding(
-                ERROR,
-                model.name,
-                f"somebody else listens on port {model.port}",
-                f"ss -tlnp 'sport = {model.port}' says who; stop it, or set another port",
-            )
+    if model.port is not None and taken(model.port):
+        found = occupied(model.port)
+        yield Finding(ERROR, model.name, found.message, found.remedy)
+    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}") if user else "/run"
+    left = Path(runtime) / "aither-engine" / model.name / "http.sock"
+    if left.exists():
+        yield Finding(WARNING, model.name, f"an earlier engine left {left}", f"rm {left}")
 
 
 def _active(name: str, *, user: bool) -> bool:
@@ -185,15 +163,9 @@ def _active(name: str, *, user: bool) -> bool:
 
 
 def _directories(model: Model) -> Iterator[Finding]:
-    wanted = [("--slot-save-path", option(model.command, "--slot-save-path") or "")]
-    for name in ("WorkingDirectory", "ReadWritePaths"):
-        _, value = model.service.get(name, ("", []))
-        wanted += [(name, str(path)) for path in (value if isinstance(value, list) else [value])]
-    for name, path in dict.fromkeys(wanted):
-        bare = path.removeprefix("+")
-        # A minus says that it may be missing.
-        if bare.startswith("/") and not Path(bare).is_dir():
-            yield Finding(ERROR, model.name, f"{name} {bare} is not a directory", f"install -d -o {ENGINE_USER} {bare}")
+    for name, path in directories(model):
+        if not Path(path).is_dir():
+            yield Finding(ERROR, model.name, f"{name} {path} is not a directory", f"install -d -o {ENGINE_USER} {path}")
 
 
 def _memory(model: Model, fleet: Fleet, largest: Bytes) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ They run under the interpreter that runs the engine, as `aitherctl doctor` finds
 from __future__ import annotations
 
 import json
+import re
 
 TORCH = """
 import json, torch
@@ -17,6 +18,7 @@ CTRANSLATE2 = """
 import json, ctranslate2
 print(json.dumps({"devices": ctranslate2.get_cuda_device_count()}))
 """
+LLAMA_DEVICE = re.compile(r"^\s*[A-Za-z]+\d+: ", re.MULTILINE)
 
 
 def torch_verdict(output: str) -> str:
@@ -57,12 +59,11 @@ def ctranslate2_verdict(output: str) -> str:
 
 
 def llama_verdict(output: str) -> str:
-    """The same by what `llama-server --list-devices` printed: a line a device, indented, below a heading."""
+    """The same by what `llama-server --list-devices` printed: a heading, then lines like `CUDA0: NVIDIA …`."""
     _, heading, below = output.partition("Available devices:")
     if not heading:
         return "it does not list its devices; take a build from 2025 or later"
-    devices = [line for line in below.splitlines() if line.startswith(" ") and ": " in line]
-    return "" if devices else "it sees no GPU; take a build with CUDA, and look at nvidia-smi"
+    return "" if LLAMA_DEVICE.search(below) else "it sees no GPU; take a build with CUDA, and look at nvidia-smi"
 
 
 def _last_object(output: str) -> dict[str, object]:

@@ -38,7 +38,8 @@ class LlamaServer(Engine):
         return Launch((*command, *listen_on_port(endpoint, "--host")))
 
     def gpu_check(self, executable: str, python: str) -> tuple[str, ...] | None:
-        return (executable, "--list-devices")
+        # Not what wraps it, which may understand the option otherwise.
+        return (executable, "--list-devices") if "llama" in executable.rpartition("/")[2] else None
 
     def gpu_verdict(self, output: str) -> str:
         return gpu_check.llama_verdict(output)

@@ -168,7 +168,7 @@ class Machine:
             if engine.doomed:
                 self.crash(model)
 
-    async def last_line(self, unit: str, invocation: str) -> str:
+    async def last_line(self, unit: str, invocation: str, count: int) -> str:
         """What the engine of `unit` wrote before it ended."""
         return self._last_words.pop(unit, "")
 

@@ -46,7 +46,7 @@ def test_one_command_turns_the_fleet_on_and_another_a_model_off(rig: Rig, gpu: G
 
 
 def test_the_doctor_sees_the_card_and_what_is_missing(rig: Rig) -> None:
-    rig.model("speak", shipped("speak"))
+    rig.model("speak", shipped("speak", "--model-folder", "/srv/xtts/models"))
     rig.model("vision", engine())
     found = json.loads(rig.ctl("--json", "doctor", check=False).stdout)
     by_name = {finding["about"]: finding for finding in found}
