@@ -173,6 +173,22 @@ def test_a_killed_daemon_comes_back_and_adopts_what_runs(station: Workstation) -
     assert {engine: station.show(engine, *STATE) for engine in engines} == before
 
 
+def test_leases_outlive_a_restart_and_a_stop_of_the_daemon(station: Workstation) -> None:
+    holder = station.guest.start("exec aitherctl lease --vram 8G --purpose training sleep infinity")
+    listed = "aitherctl --json leases | grep -E 'waiting.: ?false'"
+    station.wait_until(listed)
+    before = station.guest.run("aitherctl --json leases", check=True).stdout
+    # Kept by the manager over a restart, and over a stop, too (FileDescriptorStorePreserve= of systemd 254).
+    station.systemctl("restart", "aitherd.service")
+    assert json.loads(station.guest.run("aitherctl --json leases", check=True).stdout) == json.loads(before)
+    station.systemctl("stop", "aitherd.service")
+    station.systemctl("start", "aitherd.service")
+    assert json.loads(station.guest.run("aitherctl --json leases", check=True).stdout) == json.loads(before)
+    assert holder.running
+    holder.kill()
+    station.wait_until("[ \"$(aitherctl --json leases)\" = '[]' ]")
+
+
 def test_a_model_that_cannot_start_fails_its_unit_with_the_reason(station: Workstation) -> None:
     station.stand_in("broken", "--fault", "exit", "--says", "error: no such tensor")
     station.systemctl("start", "aitherd.service")

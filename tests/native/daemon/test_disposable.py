@@ -76,6 +76,26 @@ def test_a_restart_keeps_a_stream_to_its_end(rig: Rig, http: httpx.Client) -> No
         assert chat(client, "vision").headers["x-aither-reason"] == "ready"
 
 
+def test_restarts_refuse_no_connection_and_fail_no_request(rig: Rig, http: httpx.Client) -> None:
+    rig.model("vision", engine())
+    assert chat(http, "vision").status_code == 200
+    before = invocation(rig, "vision")
+
+    def restart() -> None:
+        for _ in range(3):
+            rig.manager.systemctl("restart", "aitherd.service")
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    answers = []
+    while restarting.is_alive():
+        with rig.http() as fresh:
+            answers.append(chat(fresh, "vision"))
+    restarting.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert invocation(rig, "vision") == before
+
+
 def test_what_a_person_stopped_stays_stopped_across_a_restart(rig: Rig) -> None:
     rig.model("orchestrator", engine("19 GiB", kind="essential"))
     rig.ctl("list")
