@@ -21,7 +21,7 @@ SLICE = "aither.slice"
 ENGINE_USER = "aither-engine"
 """In system mode engines run as this unprivileged user, whose group aitherd is a member of to reach their sockets."""
 ENGINE_DIRECTORY = "aither-engine"
-"""Name under the runtime and cache directories that engines own."""
+"""Name under the runtime and cache directories, below which each engine has a directory of its own."""
 
 MODEL_FIELD = "AITHER_MODEL"
 ENDPOINT_FIELD = "AITHER_ENDPOINT"
@@ -30,6 +30,13 @@ PLACEMENT_FIELD = "AITHER_DEVICES"
 
 FORBIDDEN_CALLS = ("@clock", "@cpu-emulation", "@module", "@mount", "@obsolete", "@raw-io", "@reboot", "@swap")
 """Groups of system calls that no model server has a use for. systemd.exec(5), SystemCallFilter."""
+
+# Networks as IPAddressAllow has them on D-Bus: address family as Linux numbers it, address, prefix length.
+EVERYWHERE = ((2, bytes(4), 0), (10, bytes(16), 0))
+LOOPBACK = ((2, bytes((127, 0, 0, 0)), 8), (10, bytes(15) + b"\1", 128))
+
+ADDED_TO = ("DeviceAllow", "IPAddressAllow")
+"""Lists of which a model file can only write more: without ours the engine could not do its work."""
 
 ESSENTIAL_OOM_SCORE = -500
 """The kernel's out-of-memory killer takes every other engine, and most of the system, before the essential one."""
@@ -98,6 +105,8 @@ class UnitRequest:
     """How long the engine may take to stop before its control group is killed."""
     resources: Mapping[str, Variant]
     service: Mapping[str, Variant]
+    download: bool = False
+    """Whether it may reach beyond this machine."""
 
 
 def properties(request: UnitRequest, host: Host) -> tuple[Property, ...]:
@@ -106,9 +115,10 @@ def properties(request: UnitRequest, host: Host) -> tuple[Property, ...]:
     merged.update(_defaults(request, host))
     merged.update(request.resources)
     merged.update(
-        {name: value for name, value in request.service.items() if name not in ("Environment", "DeviceAllow")}
+        {name: value for name, value in request.service.items() if name != "Environment" and name not in ADDED_TO}
     )
-    merged.update(_devices(request, merged))
+    for name in ADDED_TO:
+        merged.update(_added(name, request.service, merged))
     merged.update(_identity(request, host))
     return tuple(merged.items())
 
@@ -127,7 +137,9 @@ def _defaults(request: UnitRequest, host: Host) -> dict[str, Variant]:
         out |= {
             "User": ("s", ENGINE_USER),
             "Group": ("s", ENGINE_USER),
-            "CacheDirectory": ("as", [ENGINE_DIRECTORY]),
+            # Of its own: an engine that turns hostile writes into nobody else's weights.
+            "CacheDirectory": ("as", [f"{ENGINE_DIRECTORY}/{request.model}"]),
+            "CacheDirectoryMode": ("u", 0o750),
             "PrivateTmp": ("b", True),
             "ProtectSystem": ("s", "strict"),
             "ProtectHome": ("s", "read-only"),
@@ -137,6 +149,8 @@ def _defaults(request: UnitRequest, host: Host) -> dict[str, Variant]:
             "ProtectControlGroups": ("b", True),
             "ProtectClock": ("b", True),
             "ProtectHostname": ("b", True),
+            "ProtectProc": ("s", "invisible"),
+            "KeyringMode": ("s", "private"),
             "RestrictSUIDSGID": ("b", True),
             "RestrictRealtime": ("b", True),
             "LockPersonality": ("b", True),
@@ -147,19 +161,29 @@ def _defaults(request: UnitRequest, host: Host) -> dict[str, Variant]:
             # Not @debug, @privileged, @resources: CUDA shares memory by pidfd_getfd and pins threads to processors.
             "SystemCallFilter": ("(bas)", (False, list(FORBIDDEN_CALLS))),
             "SystemCallErrorNumber": ("i", errno.EPERM),
+            # Prompts, weights and keys stay out of core dumps; systemd-coredump honours this, too.
+            "LimitCORE": ("t", 0),
+            "LimitCORESoft": ("t", 0),
             "DevicePolicy": ("s", "closed"),
             # Both, so that a daemon-reload, which rewrites the device rules, does not take the GPU away.
             "DeviceAllow": ("a(ss)", [("char-nvidia*", "rw"), ("char-drm", "rw")]),
         }
+        if not request.download:
+            out |= {
+                "IPAddressDeny": ("a(iayu)", list(EVERYWHERE)),
+                "IPAddressAllow": ("a(iayu)", list(LOOPBACK)),
+            }
     return out
 
 
-def _devices(request: UnitRequest, merged: Mapping[str, Variant]) -> Mapping[str, Variant]:
-    """The model's own devices are added to the GPU's, as systemd adds one line to another."""
-    _, written = request.service.get("DeviceAllow", ("a(ss)", []))
-    _, given = merged.get("DeviceAllow", ("a(ss)", []))
+def _added(name: str, service: Mapping[str, Variant], merged: Mapping[str, Variant]) -> Mapping[str, Variant]:
+    """What the model file writes of a list is added to ours, as systemd adds one line to another."""
+    if name not in service:
+        return {}
+    kind, written = service[name]
+    _, given = merged.get(name, (kind, []))
     assert isinstance(written, list) and isinstance(given, list)
-    return {"DeviceAllow": ("a(ss)", [*given, *written])} if written else {}
+    return {name: (kind, [*given, *written])}
 
 
 def _identity(request: UnitRequest, host: Host) -> dict[str, Variant]:
@@ -190,9 +214,12 @@ def _identity(request: UnitRequest, host: Host) -> dict[str, Variant]:
 def _environment(request: UnitRequest, host: Host) -> Sequence[str]:
     variables: dict[str, str] = {}
     if not host.user_mode:
-        # Weights that an engine downloads go to a directory of its own; its home is read-only.
-        variables["XDG_CACHE_HOME"] = f"{host.cache_directory}/{ENGINE_DIRECTORY}"
-        variables["HF_HOME"] = f"{host.cache_directory}/{ENGINE_DIRECTORY}/huggingface"
+        # What an engine writes down goes to its own directory, since the rest of the system is read-only to it.
+        home = f"{host.cache_directory}/{ENGINE_DIRECTORY}/{request.model}"
+        variables |= {"HOME": home, "XDG_CACHE_HOME": home, "HF_HOME": f"{home}/huggingface"}
+        if not request.download:
+            # What it has is looked for at once, instead of after the time-outs of a network that it may not use.
+            variables["HF_HUB_OFFLINE"] = "1"
     if request.device_uuids:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(request.device_uuids)
     variables.update(request.launch.environment)

@@ -292,6 +292,7 @@ class Rise:
             placement=placement,
             device_uuids=tuple(uuid for uuid in uuids if uuid),
             stop_seconds=model.stop_timeout,
+            download=model.download,
             resources=model.resources,
             service=model.service,
         )

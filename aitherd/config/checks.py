@@ -79,6 +79,7 @@ def build(name: str, file: ModelFile, settings: Settings, findings: Findings, *,
         port=file.port,
         unix=_unix(file),
         health=file.health,
+        download=file.download,
         keep_slots=file.keep_slots,
         checkpoint=checkpoint,
         resources=resources,
@@ -216,7 +217,7 @@ def _slots(file: ModelFile, findings: Findings) -> None:
             "keep-slots",
             True,
             "the command does not say where to",
-            'add "--slot-save-path" and a directory that the engine may write to, as /var/cache/aither-engine',
+            'add "--slot-save-path" and a directory that the engine may write to, as /var/cache/aither-engine/NAME',
         )
 
 

@@ -58,6 +58,8 @@ class Model:
     """Fixed loopback port."""
     unix: bool | None = None
     """Whether it must listen on a Unix socket, or must not; None leaves it to the engine."""
+    download: bool = False
+    """Whether it may reach beyond this machine."""
     keep_slots: bool = False
     """Whether its caches are written down before it stops, and taken up again when it is back."""
     checkpoint: str = ""
@@ -82,6 +84,7 @@ class Model:
             self.port,
             self.unix,
             self.health,
+            self.download,
             sorted(self.resources.items()),
             sorted(self.service.items()),
         )

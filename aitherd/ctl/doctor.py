@@ -26,7 +26,8 @@ from aitherd.engines import engine
 from aitherd.host.memory import host_memory
 
 ENGINE_USER = "aither-engine"
-ENGINE_CACHE = "/var/cache/aither-engine"
+ENGINE_CACHE = Path("/var/cache/aither-engine")
+"""Below it each engine has a directory of its own."""
 """Who engines of the system's daemon run as, and where they keep what they download. See aither-model(5)."""
 GPU_CHECK_TIMEOUT: Seconds = 60.0
 """How long a program may take to say whether it sees the GPU: importing PyTorch takes seconds."""
@@ -117,12 +118,13 @@ def _weights(model: Model, *, user: bool) -> Iterator[Finding]:
             if not os.access(value, os.R_OK):
                 yield Finding(ERROR, model.name, f"{name} {value} cannot be read", "put the weights there")
         elif "/" in value and name in REPOSITORY_OPTIONS and not _downloaded(value.partition(":")[0], model, user=user):
-            offline = any("HF_HUB_OFFLINE=1" in entry for entry in _environment(model))
+            written = any("HF_HUB_OFFLINE=1" in entry for entry in _environment(model))
+            offline = written or not (model.download or user)
             yield Finding(
                 ERROR if offline else WARNING,
                 model.name,
                 f"the weights of {value} are not here yet",
-                "take HF_HUB_OFFLINE away, or download them"
+                ("take HF_HUB_OFFLINE away, or download them" if written else "set download = true, or download them")
                 if offline
                 else "the first start downloads them: raise load-timeout, or download them before",
             )
@@ -132,8 +134,9 @@ def _downloaded(repository: str, model: Model, *, user: bool) -> bool:
     """Whether the cache that the engine would use has something of a repository of models."""
     own = {entry.partition("=")[0]: entry.partition("=")[2] for entry in _environment(model)}
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    home = own.get("HF_HOME") or (f"{cache}/huggingface" if user else f"{ENGINE_CACHE}/huggingface")
-    llama = own.get("LLAMA_CACHE") or (f"{cache}/llama.cpp" if user else f"{ENGINE_CACHE}/llama.cpp")
+    cache = cache if user else str(ENGINE_CACHE / model.name)
+    home = own.get("HF_HOME") or f"{cache}/huggingface"
+    llama = own.get("LLAMA_CACHE") or f"{cache}/llama.cpp"
     name = repository.replace("/", "--")
     return (Path(home) / "hub" / f"models--{name}").is_dir() or any(
         Path(llama).glob(f"*{repository.replace('/', '_')}*")

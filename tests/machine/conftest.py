@@ -14,6 +14,8 @@ from tests.machine.vm import Guest, Vm, VmUnavailable
 
 REPOSITORY = Path(__file__).parents[2]
 ARTEFACTS = REPOSITORY / "build" / "machine"
+TRANSCRIPTS = REPOSITORY / "build" / "transcripts"
+"""What a person would have seen, kept for people."""
 SUITE = os.environ.get("AITHER_TESTBED_SUITE", "trixie")
 
 PACKAGES = REPOSITORY / "build" / "machine" / "packages"
@@ -21,11 +23,13 @@ PACKAGES = REPOSITORY / "build" / "machine" / "packages"
 FAILED = pytest.StashKey[bool]()
 
 
-def build_package(version: str, output: Path = PACKAGES, *, tree: Path = REPOSITORY, **environment: str) -> Path:
-    """The Debian package of a tree as it is, built for the suite of the machines."""
+def build_package(
+    version: str, output: Path = PACKAGES, *, tree: Path = REPOSITORY, suite: str = SUITE, **environment: str
+) -> Path:
+    """The Debian package of a tree as it is, built for a suite."""
     script = tree / "packaging" / "deb.py"
     done = subprocess.run(
-        [sys.executable, str(script), "--suite", SUITE, "--version", version, "--output", str(output)],
+        [sys.executable, str(script), "--suite", suite, "--version", version, "--output", str(output)],
         # One date for all packages of a run, whatever is committed meanwhile.
         env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000", **environment},
         stdin=subprocess.DEVNULL,

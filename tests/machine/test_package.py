@@ -1,5 +1,6 @@
 """The package as a thing to install: what it puts where, what it starts, what it leaves; no model is run here."""
 
+import hashlib
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.conftest import REPOSITORY, SUITE, build_package, in_guest, keep_if_failed, machine
+from tests.machine.conftest import REPOSITORY, TRANSCRIPTS, build_package, in_guest, keep_if_failed, machine
 from tests.machine.vm import Guest
 
 SNAPSHOT = """
@@ -18,6 +19,9 @@ find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /mnt -o -path 
     -o -print | sort
 """
 """Every file that an installation might leave, one a line."""
+
+SUITES = {"noble": ("3.12", "3.13"), "trixie": ("3.13", "3.14"), "forky": ("3.14", "3.15")}
+"""Those that the package is built for, with the Python that each is bound to and the next one."""
 
 UNITS = ("aitherd.service", "aitherd.socket", "aitherd-tcp.socket", "aither.slice")
 
@@ -96,6 +100,20 @@ def test_the_programs_run_on_their_own_packages_only(installed: Guest) -> None:
     show = "import sys, aitherd, pydantic; print(sys.executable, aitherd.__file__, pydantic.__file__)"
     shown = installed.run(f"/usr/lib/aitherd/bin/python -IB -c '{show}'", check=True).stdout.split()
     assert all(path.startswith("/usr/lib/aitherd/") for path in shown)
+
+
+def test_without_its_python_it_says_so_and_is_not_started_over_and_over(installed: Guest) -> None:
+    python = installed.run("readlink /usr/lib/aitherd/bin/python", check=True).stdout.strip()
+    said = f"it was installed for {python}, which is not there: install the aitherd package of this release"
+    installed.run(f"mv {python} {python}.away", check=True)
+    try:
+        assert said in installed.run("/usr/lib/aitherd/aitherd --version").stderr
+        assert said.removeprefix("it ") in installed.run("aitherctl list").stderr
+        assert installed.run("systemctl start aitherd.service").returncode != 0
+        assert installed.run("systemctl show --property=NRestarts aitherd.service").stdout == "NRestarts=0\n"
+        assert installed.journal("-b", "-u", "aitherd.service").count(said) == 1
+    finally:
+        installed.run(f"mv {python}.away {python}; systemctl reset-failed aitherd.service", check=True)
 
 
 def test_modules_are_compiled_by_the_installation_and_not_shipped(installed: Guest, package: Path) -> None:
@@ -214,26 +232,30 @@ def test_only_the_group_reaches_the_socket(installed: Guest) -> None:
     assert "PermissionError" in installed.run(connect, user="alice").stderr
 
 
-def test_a_clone_gives_the_same_bytes_wherever_it_lies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_clone_gives_the_same_bytes_wherever_it_lies(suite: str, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "a longer way" / "there"
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, here], check=True)
-    first = build_package("1.0.0", tmp_path / "first", tree=here)
+    first = build_package("1.0.0", tmp_path / "first", tree=here, suite=suite)
     there.parent.mkdir()
     here.rename(there)
-    second = build_package("1.0.0", tmp_path / "second", tree=there, TZ="Asia/Kathmandu", LANG="C", HOME="/nonexistent")
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_lintian_has_nothing_to_say(package: Path) -> None:
-    command = ["lintian", *(["--allow-root"] if os.geteuid() == 0 else []), str(package)]
+    elsewhere = {"TZ": "Asia/Kathmandu", "LANG": "C", "HOME": "/nonexistent"}
+    second = build_package("1.0.0", tmp_path / "second", tree=there, suite=suite, **elsewhere)
+    hashes = [hashlib.sha256(built.read_bytes()).hexdigest() for built in (first, second)]
+    command = ["lintian", *(["--allow-root"] if os.geteuid() == 0 else []), str(first)]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    TRANSCRIPTS.mkdir(parents=True, exist_ok=True)
+    (TRANSCRIPTS / f"package-{suite}.txt").write_text(
+        f"{first.name}, built twice:\n"
+        + "".join(f"{digest}\n" for digest in hashes)
+        + f"lintian:\n{said or 'nothing'}\n"
+    )
+    assert hashes[0] == hashes[1]
     assert [line for line in said.splitlines() if line[:2] in ("E:", "W:")] == []
-
-
-def test_the_package_is_bound_to_the_suites_python(package: Path) -> None:
-    field = subprocess.run(["dpkg-deb", "--field", package, "Depends"], capture_output=True, text=True, check=True)
-    low, high = {"trixie": ("3.13", "3.14"), "forky": ("3.14", "3.15")}[SUITE]
-    assert f"python3 (>= {low}~), python3 (<< {high}~)" in field.stdout
+    # Bound to the suite's Python.
+    field = subprocess.run(["dpkg-deb", "--field", first, "Depends"], capture_output=True, text=True, check=True).stdout
+    low, high = SUITES[suite]
+    assert f"python3 (>= {low}~), python3 (<< {high}~)" in field
 
 
 def test_what_was_installed_goes_and_what_the_administrator_wrote_stays_until_the_purge(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from tests.machine.conftest import ARTEFACTS, REPOSITORY, in_guest, machine
+from tests.machine.conftest import ARTEFACTS, REPOSITORY, SUITE, TRANSCRIPTS, in_guest, machine
 from tests.machine.vm import Guest
 from tests.testbed import llama, models
 from tests.testbed.nvml import Gpu
@@ -24,7 +24,6 @@ CARD = "/dev/shm/card"
 """The card's state in the guest: a place that confined services may write to."""
 SOCKET = "/run/aither/aither.sock"
 MANAGER = "org.aitheros.Aither1 /org/aitheros/Aither1 org.aitheros.Aither1.Manager"
-TRANSCRIPTS = REPOSITORY / "build" / "transcripts"
 LOAD_TIMEOUT_S = 180.0
 """A machine without a CPU of its own loads programs slowly."""
 FEW_TOKENS = 4
@@ -60,8 +59,8 @@ class Workstation:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
 
-    def prepare(self, package: Path, share: Path) -> None:
-        """Installs the card, the model server and the package."""
+    def prepare(self, package: Path | None, share: Path) -> None:
+        """Installs the card, the model server and, if there is one, the package."""
         Gpu.create(share / "card")
         (share / "testbed").mkdir()
         for name in (LIBRARY, WRAPPER):
@@ -76,7 +75,8 @@ class Workstation:
             " && chmod 755 /usr/local/bin/llama-server",
             check=True,
         )
-        self.guest.run(f"dpkg --install {in_guest(package)}", check=True, timeout=LOAD_TIMEOUT_S)
+        if package is not None:
+            self.guest.run(f"dpkg --install {in_guest(package)}", check=True, timeout=LOAD_TIMEOUT_S)
 
     def model(self, name: str, text: str) -> None:
         """Writes a model file and makes its unit."""
@@ -144,12 +144,12 @@ class Workstation:
 
 
 @contextmanager
-def workstation(name: str, package: Path) -> Iterator[Workstation]:
-    """Boots one; what is left of it is in build/machine/NAME."""
+def workstation(name: str, package: Path | None, suite: str = SUITE) -> Iterator[Workstation]:
+    """Boots one, with `package` installed if one is given; what is left of it is in build/machine/NAME."""
     share = ARTEFACTS / name
     shutil.rmtree(share, ignore_errors=True)
     shares = {"/mnt/llama": llama.programs().parent, "/mnt/models": models.chat_model().parent}
-    with machine(name, shares=shares) as guest:
+    with machine(name, suite, shares=shares) as guest:
         made = Workstation(guest)
         made.prepare(package, share)
         yield made

@@ -89,6 +89,28 @@ def test_in_system_mode_an_engine_is_confined_and_not_root() -> None:
     assert "User" not in dict(properties(request(), USER))
 
 
+def test_an_engine_stays_on_this_machine_unless_it_may_download() -> None:
+    made = dict(properties(request(), SYSTEM))
+    assert made["IPAddressDeny"] == ("a(iayu)", [(2, bytes(4), 0), (10, bytes(16), 0)])
+    assert made["IPAddressAllow"] == ("a(iayu)", [(2, b"\x7f\0\0\0", 8), (10, bytes(15) + b"\1", 128)])
+    assert "HF_HUB_OFFLINE=1" in made["Environment"][1]  # type: ignore[operator]
+    free = dict(properties(request(download=True), SYSTEM))
+    assert not free.keys() & {"IPAddressDeny", "IPAddressAllow"}
+    assert "HF_HUB_OFFLINE=1" not in free["Environment"][1]  # type: ignore[operator]
+    # A network of its file is one more: without loopback the daemon would not reach it.
+    lan = (2, b"\x0a\0\0\0", 8)
+    more = dict(properties(request(service={"IPAddressAllow": ("a(iayu)", [lan])}), SYSTEM))
+    assert more["IPAddressAllow"][1] == [*made["IPAddressAllow"][1], lan]
+
+
+def test_each_engine_writes_to_a_directory_of_its_own() -> None:
+    made = dict(properties(request(), SYSTEM))
+    assert made["CacheDirectory"] == ("as", ["aither-engine/vision"])
+    home = "/var/cache/aither-engine/vision"
+    assert {f"HOME={home}", f"XDG_CACHE_HOME={home}", f"HF_HOME={home}/huggingface"} <= set(made["Environment"][1])  # type: ignore[call-overload]
+    assert "CacheDirectory" not in dict(properties(request(), USER))
+
+
 def test_devices_of_the_model_file_are_added_to_the_gpus() -> None:
     made = dict(properties(request(service={"DeviceAllow": ("a(ss)", [("/dev/kvm", "rw")])}), SYSTEM))
     assert {("char-nvidia*", "rw"), ("/dev/kvm", "rw")} <= set(made["DeviceAllow"][1])  # type: ignore[call-overload]

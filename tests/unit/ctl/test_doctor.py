@@ -79,6 +79,7 @@ def test_weights_that_are_not_there(examine: Examine, program: Path, tmp_path: P
     assert (finding["severity"], "load-timeout" in finding["remedy"]) == ("warning", True)
     (finding,) = examine(model(program, *repository, more='[service]\nEnvironment = ["HF_HUB_OFFLINE=1"]\n'))
     assert finding["severity"] == "error"
+    assert finding["remedy"].startswith("take HF_HUB_OFFLINE away")
     (tmp_path / "cache" / "huggingface" / "hub" / "models--some--model-GGUF").mkdir(parents=True)
     (finding,) = examine(model(program, *repository))
     assert finding["severity"] == "ok"
