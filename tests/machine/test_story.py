@@ -177,9 +177,7 @@ def own_daemon_of_a_user(story: Story) -> None:
     # Each has its own: the system's knows nothing of hers.
     assert "mine" not in story.tell("aitherctl list")
     story.tell("systemctl --user stop aither-mine.service && aitherctl --user list", user=True)
-    story.tell(
-        "systemctl --user stop aitherd.socket aitherd.service && rm -rf ~/.config ~/.local ~/.cache", user=True
-    )
+    story.tell("systemctl --user stop aitherd.socket aitherd.service && rm -rf ~/.config ~/.local ~/.cache", user=True)
     guest.run(
         "loginctl disable-linger alice && while systemctl is-active --quiet user@1000.service; do sleep 0.05; done",
         check=True,
