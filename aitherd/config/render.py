@@ -13,6 +13,14 @@ from aitherd.config.budget import budgets
 from aitherd.config.files import Source, Unreadable, model_sources, read, settings_source
 from aitherd.config.fleet import Fleet, Model
 from aitherd.config.problem import Problem, printable
+from aitherd.config.render_routing import (
+    caller_json,
+    caller_rows,
+    tier_json,
+    tier_rows,
+    upstream_json,
+    upstream_rows,
+)
 from aitherd.config.units import duration_text
 from aitherd.core.words import HOST, Bytes, DeviceId, format_bytes
 
@@ -38,6 +46,7 @@ def report(fleet: Fleet | None, problems: Sequence[Problem], totals: Mapping[Dev
     if fleet is not None:
         if fleet.models:
             blocks.append(_table(_model_rows(fleet, totals)))
+        blocks.extend(_routing(fleet))
         blocks.extend(_budgets(fleet, totals))
     blocks.append(_verdict(fleet, problems))
     return "\n\n".join(blocks) + "\n"
@@ -52,6 +61,9 @@ def report_json(
         "problems": [asdict(problem) | {"path": str(problem.path)} for problem in problems],
         "settings": None if fleet is None else asdict(fleet.settings),
         "models": [] if fleet is None else [_model_json(model) for model in fleet.sized(totals).models.values()],
+        "tiers": [] if fleet is None else [tier_json(tier) for tier in fleet.tiers.values()],
+        "upstreams": [] if fleet is None else [upstream_json(upstream) for upstream in fleet.upstreams.values()],
+        "callers": [] if fleet is None else [caller_json(rule) for rule in fleet.callers.values()],
         "devices": [] if fleet is None else [asdict(budget) for budget in budgets(fleet, totals)],
     }
 
@@ -88,6 +100,13 @@ def _model_rows(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Iterator[tupl
             "-" if model.idle is None else duration_text(model.idle),
             " ".join(model.serves) or "-",
         )
+
+
+def _routing(fleet: Fleet) -> Iterator[str]:
+    """Tiers, upstreams and callers: a table for each of which there are any."""
+    for rows in (tier_rows(fleet.tiers), upstream_rows(fleet.upstreams), caller_rows(fleet.callers)):
+        if len(rows) > 1:
+            yield _table(iter(rows))
 
 
 def _budgets(fleet: Fleet, totals: Mapping[DeviceId, Bytes]) -> Iterator[str]:

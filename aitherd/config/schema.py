@@ -26,13 +26,25 @@ EXAMPLES: Mapping[str, str] = {
 routes   = ["orchestrator", "spark/reasoning", "cloud/gpt-x"]
 patience = "5s"
 leave    = "cloud"
-effort   = ["high"]
+effort   = ["medium", "high"]
+
+[tiers.fast]
+routes = ["orchestrator", "spark/reflex"]
+leave  = "lan"
+effort = ["minimal", "low"]
+
+[tiers.documents]
+routes = ["embed", "spark/embed"]
+leave  = "lan"
 """,
     "upstreams.NAME": """\
 [upstreams.spark]
-url  = "http://spark.local:8120"
-kind = "lan"
-can  = ["chat", "completions", "tools"]
+url         = "http://spark.local:8120"
+nodes       = ["http://spark-2.local:8120"]
+weights     = [2, 1]
+kind        = "lan"
+can         = ["chat", "completions", "tools"]
+concurrency = 16
 
 [upstreams.cloud]
 url       = "https://api.example.com/v1"
@@ -41,6 +53,15 @@ key       = "example-key"
 daily-cap = 5.00
 """,
     "upstreams.NAME.models.NAME": """\
+[upstreams.spark.models.reasoning]
+can = ["chat", "completions", "tools", "reasoning"]
+
+[upstreams.spark.models.swap]
+can = ["chat", "completions", "tools", "vision"]
+
+[upstreams.spark.models.embed]
+can = ["embeddings"]
+
 [upstreams.cloud.models.gpt-x]
 name         = "gpt-x-2026-08"
 can          = ["chat", "tools", "vision"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from aitherd.config import check_devices
 from aitherd.config.render import cat, report, report_json
+from aitherd.config.schema import EXAMPLES
 from aitherd.core.words import HOST
 from tests.unit.config.conftest import GIB, Etc
 
@@ -113,3 +114,32 @@ def test_the_report_for_programs_of_a_bad_configuration_has_its_problems(etc: Et
     data = json.loads(json.dumps(report_json(*etc.load(), CARD)))
     assert (data["valid"], data["models"], data["settings"]) == (False, [], None)
     assert data["problems"][0]["key"] == "vram"
+
+
+def test_a_report_lists_tiers_upstreams_and_callers(etc: Etc) -> None:
+    for name in ("orchestrator", "embed"):
+        etc.model(name)
+    etc.settings("\n".join(EXAMPLES.values()).replace('user        = "captions"', 'user = "4711"'))
+    fleet, problems = etc.load()
+    _, tiers, upstreams, callers, *_ = report(fleet, problems, CARD).split("\n\n")
+    assert [line.split() for line in tiers.splitlines()] == [
+        ["TIER", "LEAVE", "PATIENCE", "EFFORT", "ROUTES"],
+        [*["reasoning", "cloud", "5s", "medium", "high", "orchestrator", ">", "spark/reasoning", ">", "cloud/gpt-x"]],
+        [*["fast", "lan", "5s", "minimal", "low", "orchestrator", ">", "spark/reflex"]],
+        [*["documents", "lan", "5s", "-", "embed", ">", "spark/embed"]],
+    ]
+    assert [line.split() for line in upstreams.splitlines()][1:] == [
+        [*["spark", "lan", "http://spark.local:8120/v1", "2", "16", "-", "-", "chat", "completions", "tools"]],
+        [*["http://spark-2.local:8120/v1", "1", "16"]],
+        [*["cloud", "cloud", "https://api.example.com:443/v1", "1", "64", "example-key", "5", "chat", "completions"]],
+    ]
+    assert [line.split() for line in callers.splitlines()][1:] == [
+        [*["captions", "batch", "1", "4", "-", "uid", "4711"]],
+        [*["laptop", "interactive", "1", "-", "60", "key", "laptop-key"]],
+    ]
+    data = json.loads(json.dumps(report_json(fleet, problems, CARD)))
+    assert [tier["name"] for tier in data["tiers"]] == ["reasoning", "fast", "documents"]
+    assert data["tiers"][0]["leave"] == "cloud"
+    assert data["upstreams"][0]["nodes"][1] == {"url": "http://spark-2.local:8120/v1", "weight": 1}
+    assert data["upstreams"][1]["models"]["gpt-x"]["answer_price"] == 10.0
+    assert (data["callers"][0]["uid"], data["callers"][1]["key"]) == (4711, "laptop-key")

@@ -13,6 +13,7 @@ CLOUD = '[upstreams.cloud]\nurl = "https://api.example.com/v1"\nkind = "cloud"\n
 
 def test_what_the_template_shows_is_in_order(etc: Etc) -> None:
     etc.model("orchestrator")
+    etc.model("embed", can='["embeddings"]')
     etc.settings("\n".join(EXAMPLES.values()))
     fleet = etc.fleet()
     assert fleet.tiers["reasoning"] == Tier(
@@ -20,11 +21,20 @@ def test_what_the_template_shows_is_in_order(etc: Etc) -> None:
         (Route("orchestrator"), Route("reasoning", "spark"), Route("gpt-x", "cloud")),
         patience=5.0,
         leave=Reach.CLOUD,
-        efforts=("high",),
+        efforts=("medium", "high"),
     )
     spark, cloud = fleet.upstreams["spark"], fleet.upstreams["cloud"]
-    assert spark.nodes == (Node(False, "spark.local", 8120, "/v1"),)
-    assert spark.model("reasoning") == RemoteModel("reasoning", frozenset({"chat", "completions", "tools"}))
+    assert spark.nodes == (Node(False, "spark.local", 8120, "/v1", 2), Node(False, "spark-2.local", 8120, "/v1", 1))
+    assert (spark.reach, spark.concurrency) == (Reach.LAN, 16)
+    abilities = {name: spark.model(name).can for name in ("reasoning", "swap", "embed", "orchestrator", "reflex")}
+    tools = frozenset({"chat", "completions", "tools"})
+    assert abilities == {
+        "reasoning": tools | {"reasoning"},
+        "swap": tools | {"vision"},
+        "embed": frozenset({"embeddings"}),
+        "orchestrator": tools,
+        "reflex": tools,
+    }
     assert cloud.nodes == (Node(True, "api.example.com", 443, "/v1"),)
     assert (cloud.key, cloud.daily_cap, cloud.reach) == ("example-key", 5.0, Reach.CLOUD)
     assert cloud.model("gpt-x") == RemoteModel("gpt-x-2026-08", frozenset({"chat", "tools", "vision"}), 2.5, 10.0)
