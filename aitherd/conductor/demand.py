@@ -129,10 +129,12 @@ def refuse(book: Book, error: AitherError) -> None:
 
 def _make_way(book: Book, newcomer: Caller) -> None:
     """Sends somebody away who waits in a full line. Raises QueueFull when that is the newcomer."""
-    waiters = list(book.waiters)
+    # Holds and preloads have no bound, and are nobody's to displace.
+    waiters = [waiter for waiter in book.waiters if waiter.wants_claim]
     at = displaced([waiter.caller for waiter in waiters], newcomer)
     error = QueueFull(
-        f"{len(waiters)} requests wait for {book.name} already" + (", and they come first" if at is not None else ""),
+        f"{len(book.waiters)} requests wait for {book.name} already"
+        + (", and they come first" if at is not None else ""),
         remedy="try again later, or raise max-waiting in its model file",
         retry_after=max(book.learned.start_seconds(), 1.0),
     )

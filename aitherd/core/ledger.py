@@ -102,7 +102,7 @@ def believed(sample: Sample, known: Mapping[DeviceId, str] = NO_UUIDS) -> Sample
         if nonsense := _nonsense(device):
             lost[id] = nonsense
         else:
-            devices[id] = replace(device, id=id)
+            devices[id] = device if device.id == id else replace(device, id=id)
     for id in known:
         if id not in devices:
             lost.setdefault(id, "the driver does not list it any more: see `journalctl -k --grep=Xid`")

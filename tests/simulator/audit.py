@@ -83,10 +83,14 @@ class Audit:
             self._note(f"{model} starts by a measurement of {self._now() - self._taken:.1f} s ago")
         need = -(-book.expected() // max(len(placement), 1))
         for device in placement:
-            others = sum(self._promised(other, device) for other in self.conductor.books.values() if other is not book)
-            room = self._free.get(device, 0) - self.conductor.fleet.settings.reserve - others
+            room = self._room(device, book)
             if room < need:
                 self._note(f"{model} starts on {device}: needs {need}, and {room} are free beyond what is promised")
+
+    def granted(self, lease: str, count: Bytes, device: DeviceId) -> None:
+        """A lease was granted, whose holder uses nothing of it yet."""
+        if (room := self._room(device)) < 0:
+            self._note(f"the lease {lease} was granted {count} on {device}, where {-room} are missing")
 
     def wakes(self, model: str) -> None:
         """A sleeper is woken."""
@@ -159,6 +163,13 @@ class Audit:
             if device in devices:
                 return max(-(-book.expected() // len(devices)) - book.measured.get(device, 0), 0)
         return 0
+
+    def _room(self, device: DeviceId, besides: Book | None = None) -> Bytes:
+        """Measured free bytes above the reserve that are promised to nobody. What is leased nobody uses here."""
+        assert self.conductor is not None
+        others = sum(self._promised(other, device) for other in self.conductor.books.values() if other is not besides)
+        leased = sum(claim.bytes for claim in self.conductor.leasing.leases.claims() if claim.device == device)
+        return self._free.get(device, 0) - self.conductor.fleet.settings.reserve - others - leased
 
     def _alone(self, book: Book, placement: tuple[DeviceId, ...]) -> None:
         assert self.conductor is not None

@@ -21,6 +21,7 @@ from aitherd.conductor.launch import Host
 from aitherd.conductor.records import Event, Record, Records
 from aitherd.conductor.store import State, Store
 from aitherd.config import Fleet, Model, Settings
+from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.words import Bytes, DeviceId, ResidencyClass, Seconds
 from aitherd.errors import AitherError
 from tests.simulator.audit import Audit, Broken
@@ -155,10 +156,10 @@ class World:
         if self._running is not None and self._running.done():
             self._running.result()
 
-    def send(self, model: str, work: Seconds, timeout: Seconds | None = None) -> Request:
+    def send(self, model: str, work: Seconds, timeout: Seconds | None = None, caller: Caller = ANYBODY) -> Request:
         """A client asks `model` for something."""
         request = Request(model, self.now, work)
-        request.task = self.loop.create_task(self._ask(request, timeout))
+        request.task = self.loop.create_task(self._ask(request, timeout, caller))
         self.requests.append(request)
         return request
 
@@ -166,9 +167,9 @@ class World:
         """The daemon is killed and comes back; its engines run on."""
         self.run(self._restart())
 
-    async def _ask(self, request: Request, timeout: Seconds | None) -> None:
+    async def _ask(self, request: Request, timeout: Seconds | None, caller: Caller) -> None:
         try:
-            use = await self.conductor.use(request.model, timeout)
+            use = await self.conductor.use(request.model, timeout, caller)
             request.served = self.now
             self.machine.work(request.model)
             try:

@@ -1,6 +1,8 @@
 """The whole conductor in a machine that lags, lies, leaks and crashes: after every step the rules of the design hold.
 
-What the rules are is in `tests/simulator/audit.py`. 220 machines with up to 50 steps each take about 30 s of one core.
+Requests of people and of batch jobs, holds, stops and leases meet a machine on which everything goes wrong. What the
+rules are is in `tests/simulator/audit.py`. They are checked after each of the up to 50 steps of 220 machines, some
+10,000 times, in about 50 s of one core.
 HYPOTHESIS_PROFILE=slow looks at many more, and makes what it finds small, which takes minutes.
 """
 
@@ -9,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from aitherd.core.words import Residency, ResidencyClass
-from aitherd.errors import AitherError, CannotFit, StartFailed
+from aitherd.core.callers import Caller
+from aitherd.core.words import Priority, Residency, ResidencyClass
+from aitherd.errors import AitherError, CannotFit, Hopeless, QueueFull, StartFailed, UnknownLease
 from tests.simulator.engines import Nature
 from tests.simulator.machine import Sight
 from tests.simulator.world import SLEEPER, Request, World, fleet, model
@@ -41,17 +45,19 @@ ORCHESTRATOR = model(
 OTHERS = {
     other.name: other
     for other in (
-        model("chat", vram=9 * GIB, idle=300.0, load_timeout=60.0),
+        model("chat", vram=9 * GIB, idle=300.0, load_timeout=60.0, max_waiting=3),
         model("coder", vram=12 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
         model("writer", vram=10 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
         model("embed", vram=2 * GIB, residency_class=ResidencyClass.RESIDENT, load_timeout=60.0),
         model("images", vram=10 * GIB, engine="comfyui", port=8188, idle=100.0, load_timeout=60.0),
-        model("voice", vram=4 * GIB, swap_slot="heavy", load_timeout=60.0, idle=40.0),
+        model("voice", vram=4 * GIB, swap_slot="heavy", load_timeout=60.0, idle=40.0, max_waiting=2),
         model("reader", vram=5 * GIB, swap_slot="heavy", load_timeout=60.0),
         model("giant", vram=20 * GIB, load_timeout=60.0),
         model("wide", vram=12 * GIB, span=2, load_timeout=60.0),
     )
 }
+PERSON, JOB = Caller("person"), Caller("job", Priority.BATCH)
+callers = st.sampled_from([PERSON, JOB])
 models = st.integers(0, 5)
 """Which of the machine's models; there are up to six."""
 devices = st.sampled_from(["gpu0", "gpu1"])
@@ -70,7 +76,9 @@ class Workstation(RuleBasedStateMachine):
         super().__init__()
         self.world: World | None = None
         self.operations: list[asyncio.Task[None]] = []
-        self.taken: set[str] = set()
+        self.leases: list[asyncio.Task[None]] = []
+        self.patient: list[tuple[Request, float]] = []
+        """Requests with the time that they would wait."""
 
     @initialize(
         others=st.sets(st.sampled_from(sorted(OTHERS)), min_size=2, max_size=5),
@@ -100,20 +108,68 @@ class Workstation(RuleBasedStateMachine):
 
     # --- what clients and people do --------------------------------------------------------------------------------
 
-    @rule(which=models, work=st.sampled_from([0.0, 2.0, 30.0]), timeout=st.sampled_from([None, None, 3.0]), then=pauses)
-    def ask(self, which: int, work: float, timeout: float | None, then: float) -> None:
+    @rule(
+        which=models,
+        work=st.sampled_from([0.0, 2.0, 30.0]),
+        timeout=st.sampled_from([None, None, 3.0, 20.0]),
+        caller=callers,
+        then=pauses,
+    )
+    def ask(self, which: int, work: float, timeout: float | None, caller: Caller, then: float) -> None:
         book = self.here.conductor.books[self._name(which)]
         ready = book.residency is Residency.READY and not book.stop_wanted
-        request = self.here.send(book.name, work, timeout)
+        request = self.here.send(book.name, work, timeout, caller)
+        self.patient.append((request, timeout or WAIT))
         self._settle()
         assert not ready or request.served == request.sent, "a ready model serves at once"
+        if isinstance(request.error, QueueFull) and caller is PERSON:
+            assert all(waiter.caller is PERSON for waiter in book.waiters if waiter.wants_claim), (
+                "batch gives its place"
+            )
         self.here.advance(then)
 
-    @rule(wanted=st.sets(models, min_size=2, max_size=4), work=st.sampled_from([1.0, 20.0]), then=pauses)
-    def ask_many(self, wanted: set[int], work: float, then: float) -> None:
+    @rule(
+        wanted=st.sets(models, min_size=2, max_size=4),
+        work=st.sampled_from([1.0, 20.0]),
+        caller=callers,
+        then=pauses,
+    )
+    def ask_many(self, wanted: set[int], work: float, caller: Caller, then: float) -> None:
         for name in sorted({self._name(which) for which in wanted}):
-            self.here.send(name, work)
+            self.here.send(name, work, None, caller)
         self.here.advance(then)
+
+    @rule(
+        part=st.sampled_from([0.05, 0.2, 0.6, 3.0]),
+        device=st.sampled_from(["gpu0", "gpu0", "gpu1", None]),
+        seconds=st.sampled_from([0.0, 20.0, 100.0]),
+        then=pauses,
+    )
+    def lease(self, part: float, device: str | None, seconds: float, then: float) -> None:
+        """Another program wants a part of the first device's size."""
+        count = int(part * self.here.machine.totals["gpu0"])
+        self.leases.append(self.here.loop.create_task(self._lease(count, device, seconds)))
+        self.here.advance(then)
+
+    @rule(choice=st.integers(0, 100))
+    def lease_ends(self, choice: int) -> None:
+        """One that waits is withdrawn, or one in force released."""
+        if self.leases:
+            self.leases[choice % len(self.leases)].cancel()
+
+    async def _lease(self, count: int, device: str | None, seconds: float) -> None:
+        leasing = self.here.conductor.leasing
+        try:
+            grant = await leasing.acquire(count, device, "a game", os.getpid(), seconds, WAIT)
+        except AitherError:
+            return
+        self.here.audit.granted(grant.id, count, grant.device)
+        try:
+            await asyncio.sleep(seconds or CALM)
+        finally:
+            grant.descriptor.close()
+            with suppress(UnknownLease):
+                await leasing.release(grant.id)
 
     @rule(choice=st.integers(0, 100))
     def go_away(self, choice: int) -> None:
@@ -195,6 +251,11 @@ class Workstation(RuleBasedStateMachine):
                 assert request.ended <= 1, "a request ends once"
                 if request.waited is not None:
                     assert request.waited <= WAIT + 0.001, f"{request} waited too long"
+            for request, bound in self.patient:
+                late = self.here.now - request.sent > bound + 0.001
+                assert not late or request.served is not None or request.ended, f"{request} waits beyond its bound"
+                if isinstance(request.error, Hopeless):
+                    assert request.error.retry_after is not None and request.served is None
 
     def _settle(self) -> None:
         """Lets everything happen that happens at this instant."""
@@ -228,11 +289,14 @@ class Workstation(RuleBasedStateMachine):
         world.machine.mend()
         for program in list(world.machine.foreign):
             del world.machine.foreign[program]
+        for lease in self.leases:
+            lease.cancel()
         for book in world.conductor.books.values():
             self._operate(world.conductor.release(book.name))
         world.advance(CALM)
         assert all(request.ended == 1 for request in world.requests), "every request ends"
         assert all(task.done() for task in self.operations), "every operation ends"
+        assert not world.conductor.leasing.list(), "every lease ends"
         for task in self.operations:
             # One that the daemon took with it when it was killed has no result.
             if not task.cancelled():
