@@ -26,6 +26,7 @@ from aitherd.conductor.launch import Host
 from aitherd.conductor.meter import Meter, Sampler
 from aitherd.conductor.observer import Observer
 from aitherd.conductor.operations import ModelStatus
+from aitherd.conductor.readahead import ReadAhead
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.scheduler import Scheduler
@@ -36,6 +37,7 @@ from aitherd.conductor.wishes import Wishes
 from aitherd.config import Fleet, Model, fitted
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
+from aitherd.core.readahead import Pressure
 from aitherd.core.routing import Catalogue, nearest
 from aitherd.core.vitality import Doubt
 from aitherd.core.words import (
@@ -49,7 +51,7 @@ from aitherd.core.words import (
 )
 from aitherd.engines.base import Control
 from aitherd.errors import AitherError, UnknownModel
-from aitherd.host.memory import HostMemory, host_memory
+from aitherd.host.memory import HostMemory, host_memory, host_pressure
 from aitherd.host.systemd import Systemd
 
 NO_FAULTS: Mapping[str, str] = MappingProxyType({})
@@ -74,6 +76,7 @@ class Conductor:
         last_line: Callable[[str, str, int], Coroutine[Any, Any, str]],
         connect: Callable[[Endpoint], Control] = Control,
         memory: Callable[[], HostMemory] = host_memory,
+        pressure: Callable[[], Pressure | None] = host_pressure,
     ) -> None:
         self.fleet = fleet
         self.clock = clock
@@ -133,6 +136,17 @@ class Conductor:
         self._wishes = Wishes(
             self._holds, systemd, self.scheduler, self.observer, records, lambda: self.fleet.settings, self._changed
         )
+        self._read_ahead = ReadAhead(
+            self.books,
+            host=host,
+            memory=memory,
+            pressure=pressure,
+            moving=lambda: self.scheduler.moving,
+            background=self._background,
+            records=records,
+            clock=clock,
+            settings=lambda: self.fleet.settings,
+        )
         self.adoption = Adoption(
             self.books,
             systemd=systemd,
@@ -177,7 +191,7 @@ class Conductor:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.scheduler.run(), name="scheduler")
-                group.create_task(self.observer.run(self._save), name="observer")
+                group.create_task(self.observer.run(self._measured), name="observer")
         finally:
             self._save()
             self.leasing.close()
@@ -342,6 +356,10 @@ class Conductor:
         if book.name not in self.fleet.models:
             del self.books[book.name]
             self._changed("")
+
+    def _measured(self) -> None:
+        self._save()
+        self._read_ahead.consider()
 
     def _save(self) -> None:
         self._state.held = frozenset(book.name for book in self.books.values() if book.held)

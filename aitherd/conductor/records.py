@@ -30,6 +30,8 @@ class Event(StrEnum):
     REFUSED = "refused"
     STEP = "step"
     """A step of a plan begins."""
+    READ_AHEAD = "read-ahead"
+    """Weights of a model that is likely next were read into the page cache."""
     RETURNED = "returned"
     """Device bytes that a step had to give are measured as returned."""
     LAGGING = "lagging"

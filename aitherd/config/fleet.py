@@ -125,6 +125,7 @@ class Settings:
     age_bound: Seconds = POLICY.age_bound
     min_residency: Seconds = POLICY.min_residency
     return_timeout: Seconds = 15.0
+    read_ahead: bool = True
 
     # What model files may leave out: section `models`.
     idle: Seconds | None = 300.0

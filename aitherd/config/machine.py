@@ -5,7 +5,7 @@ directories. What a program itself has to be asked is not here.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from aitherd.engines import engine
 REPOSITORY_OPTIONS = ("-hf", "--hf-repo", "--model", "-m")
 """Options that name weights, as a path or as a repository of them."""
 PATH_OPTIONS = ("--mmproj", "--model-folder")
+WEIGHTS = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth"})
+"""How files of weights end."""
 SHORT_MODEL = ("llama-server", "whisper-server")
 """Engines to which `-m` is a model; to a Python it is a module."""
 
@@ -29,6 +31,30 @@ class Obstacle:
 
     def __str__(self) -> str:
         return f"{self.message}; {self.remedy}"
+
+
+def weight_files(model: Model, caches: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that its weights are in, as far as this process may look: those that the command names, or those of a
+    repository in one of the `caches` of what engines download."""
+    found: list[Path] = []
+    for name, value in weights(model):
+        try:
+            if value.startswith("/"):
+                path = Path(value)
+                found += sorted(_weights_below(path)) if path.is_dir() else [path]
+            elif name in REPOSITORY_OPTIONS and "/" in value:
+                repository = value.partition(":")[0]
+                for cache in caches:
+                    found += sorted(_weights_below(cache / f"models--{repository.replace('/', '--')}"))
+                    found += sorted(cache.glob(f"*{repository.replace('/', '_')}*.gguf"))
+        except OSError:
+            continue
+    # A cache has its files under several names.
+    return tuple(dict.fromkeys(path.resolve() for path in found))
+
+
+def _weights_below(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix in WEIGHTS and path.is_file())
 
 
 def looks_around(model: Model) -> bool:

@@ -139,6 +139,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=False)
     if any(isinstance(entry, BeforeValidator) and entry.func is parse_size for entry in field.metadata):
         return f'"{size_text(value)}"'
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int | list):
         return str(value)
     return f'"{value}"' if isinstance(value, str) else f'"{duration_text(value)}"'

@@ -142,6 +142,11 @@ class ArbiterSection(Written):
         DEFAULTS.return_timeout,
         description="How long device memory may take to be measured as returned before the next harder step is taken.",
     )
+    read_ahead: Flag = Field(
+        DEFAULTS.read_ahead,
+        description="Whether weights of the model that is likely next are read into the page cache while nothing waits "
+        "for memory or disks; needs a kernel that tells (/proc/pressure).",
+    )
 
 
 class ModelsSection(Written):

@@ -1,12 +1,14 @@
-"""Host memory: the machine's from /proc/meminfo, a control group's from its files. Nothing is kept."""
+"""Host memory: the machine's from /proc, a control group's from its files. Nothing is kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from aitherd.core.readahead import Pressure
 from aitherd.core.words import Bytes
 
+PRESSURE = Path("/proc/pressure")
 MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -39,6 +41,25 @@ def host_memory() -> HostMemory:
         if value.endswith(" kB"):
             fields[name] = int(value.split()[0]) * 1024
     return HostMemory(fields["MemTotal"], fields["MemAvailable"])
+
+
+def host_pressure() -> Pressure | None:
+    """How much the machine's tasks wait for memory and for disks now; None where the kernel does not tell.
+
+    It does not without CONFIG_PSI, or with psi=0. (Linux, Documentation/accounting/psi.rst)
+    """
+    memory, io = (_some_avg10(PRESSURE / name) for name in ("memory", "io"))
+    return None if memory is None or io is None else Pressure(memory, io)
+
+
+def _some_avg10(path: Path) -> float | None:
+    try:
+        for line in path.read_text().splitlines():
+            if line.startswith("some avg10="):
+                return float(line.split()[1].removeprefix("avg10="))
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def group_memory(control_group: str, root: Path = CGROUPS) -> GroupMemory | None:

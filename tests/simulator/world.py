@@ -193,6 +193,7 @@ class World:
             last_line=self.machine.last_line,
             connect=connecting(self.machine),
             memory=self.machine.memory,
+            pressure=lambda: None,
         )
 
     async def _begin(self) -> None:
