@@ -36,13 +36,16 @@ async function listen() {
   } catch (error) {
     if (!ours.signal.aborted) away(error);
   }
-  if (state.stream === ours && !document.hidden) setTimeout(() => state.stream === ours && listen(), AGAIN);
+  if (state.stream === ours && !document.hidden && by("key-form").hidden) setTimeout(() => state.stream === ours && listen(), AGAIN);
 }
 
 function take(event, data) {
   if (event === "record") {
-    told.records.push([data.time, data.event, data.model, data.message]);
-    told.records.splice(0, told.records.length - KEPT);
+    // The past, asked for in between, may have had it already.
+    if (!told.records.slice(-50).some((one) => one[0] === data.time && one[3] === data.message)) {
+      told.records.push([data.time, data.event, data.model, data.message]);
+      told.records.splice(0, told.records.length - KEPT);
+    }
     pastSoon(PAST_AT_MOST);
   } else if (event === "gone") {
     told[data[0]]?.delete(data[1]);
@@ -87,10 +90,10 @@ async function askPast() {
   }
 }
 
-/** From when on there is something to see: the picture begins a little before that, and shows a quarter of an hour. */
+/** From when on there is something to see: the picture begins a little before that, and shows five minutes at least. */
 function interesting(past) {
   const firsts = [...Object.values(past.residency), ...Object.values(past.waits)].map((entries) => entries[0][0]);
-  const first = Math.min(past.now - 900, ...firsts);
+  const first = Math.min(past.now - 300, ...firsts);
   return Math.max(past.from, first - (past.now - first) * 0.03);
 }
 
@@ -143,7 +146,9 @@ function showHealth(models, devices) {
   put(by("permission"), told.about.may_stop ? "" : "read-only for you: stopping is for members of the daemon's group");
 }
 
+/** The daemon cannot be heard, and why. */
 function away(error) {
+  by("key-form").hidden = error.status !== 401;
   by("health").className = "away";
   put(by("health-text"), "not reachable, trying again");
   console.info(String(error));
@@ -170,7 +175,7 @@ function updateDevice(box, device, models) {
   const bar = box.querySelector(".bar");
   keyed(bar, parts, (part) => part.id, () => make("span", { class: "part" }), (part, one) => {
     const share = device.total ? (one.bytes / device.total) * 100 : 0;
-    put(part, `${one.label} ${bytes(one.bytes)}`, `part ${one.look}${share < 5 ? " thin" : ""}`);
+    put(part, fitting(one, (share / 100) * bar.clientWidth), `part ${one.look}`);
     part.style.width = `${share}%`;
     part.title = `${one.label}: ${bytes(one.bytes)}`;
   });
@@ -185,6 +190,12 @@ function updateDevice(box, device, models) {
   const trouble = box.querySelector(".trouble");
   trouble.hidden = device.fresh;
   put(trouble, device.problem);
+}
+
+/** As much of what a part of the bar is called as there is room for, in pixels. */
+function fitting(part, room) {
+  const texts = [`${part.label} ${bytes(part.bytes)}`, part.label];
+  return texts.find((text) => text.length * 6.6 + 16 < room) ?? "";
 }
 
 /** Who holds how much of a device, in the order in which it is drawn; what is free is left out. */
@@ -333,6 +344,12 @@ by("hours").value = localStorage.getItem("hours") ?? "auto";
 by("hours").addEventListener("change", () => {
   localStorage.setItem("hours", by("hours").value);
   pastSoon(0);
+});
+by("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", by("key").value);
+  by("key-form").hidden = true;
+  listen();
 });
 by("of").addEventListener("change", soon);
 

@@ -1,11 +1,13 @@
 // How the page talks to the daemon: requests whose errors are sentences, and streams of server-sent events.
 
-/** The answer to a request, if it is a good one; else raises what the daemon said. */
+/** The answer to a request, if it is a good one; else raises what the daemon said, with the `status`. */
 export async function request(path, options = {}) {
-  const answer = await fetch(path, options);
+  const key = sessionStorage.getItem("key");
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const answer = await fetch(path, { ...options, headers });
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  throw new Error(said?.error?.message ?? `${path} answered ${answer.status}`);
+  throw Object.assign(new Error(said?.error?.message ?? `${path} answered ${answer.status}`), { status: answer.status });
 }
 
 /** The events of a stream: `event` (its name, or nothing) and `data`, or a `comment`. */
