@@ -26,6 +26,7 @@ from aitherd.conductor.launch import Host
 from aitherd.conductor.meter import Meter, Sampler
 from aitherd.conductor.observer import Observer
 from aitherd.conductor.operations import ModelStatus
+from aitherd.conductor.protection import Protection
 from aitherd.conductor.readahead import ReadAhead
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
@@ -75,7 +76,7 @@ class Conductor:
         store: Store,
         last_line: Callable[[str, str, int], Coroutine[Any, Any, str]],
         connect: Callable[[Endpoint], Control] = Control,
-        memory: Callable[[], HostMemory] = host_memory,
+        memory: Callable[[str], HostMemory] = host_memory,
         pressure: Callable[[], Pressure | None] = host_pressure,
     ) -> None:
         self.fleet = fleet
@@ -91,6 +92,7 @@ class Conductor:
         self.faults: Mapping[str, str] = NO_FAULTS
         self._listeners: list[Callable[[str], None]] = []
         self._tasks: set[asyncio.Task[object]] = set()
+        self._protection = Protection(systemd)
         self._resumed_at = float("-inf")
         self.leasing = Granting(clock, records, self._world, self._save, lambda: self._changed(""))
         self.guests = Guests(clock, connect)
@@ -139,7 +141,7 @@ class Conductor:
         self._read_ahead = ReadAhead(
             self.books,
             host=host,
-            memory=memory,
+            memory=lambda: memory(""),
             pressure=pressure,
             moving=lambda: self.scheduler.moving,
             background=self._background,
@@ -178,6 +180,7 @@ class Conductor:
         before = self._state
         self._state = State(learned=before.learned)
         active = await self.adoption.adopt(before.levels, faults)
+        self._background(self._protection.follow(self.fleet.models.values()))
         # A hold whose unit was stopped and whose engine is gone ended while no daemon was there.
         held = active | {name for name in before.held if name in self.books and self.books[name].alive}
         for book in self.books.values():
@@ -218,6 +221,7 @@ class Conductor:
                 book.wanted = book.comes_back
             else:
                 book.model = model
+        self._background(self._protection.follow(fleet.models.values()))
         for name, book in list(self.books.items()):
             if name not in fleet.models:
                 self._background(self._retire(book))

@@ -16,15 +16,13 @@ from aitherd.conductor.foreign import Guests
 from aitherd.conductor.leases import Leases
 from aitherd.conductor.records import Event, Records
 from aitherd.config import Settings
+from aitherd.core.host import host_view
 from aitherd.core.ledger import Accounts, Sample, account, believed, carried
 from aitherd.core.words import HOST, Bytes, DeviceId, DeviceView, Seconds
 from aitherd.host.memory import HostMemory, host_memory
 
 SAMPLE_TIMEOUT: Seconds = 5.0
 """How long the driver may take to answer before the devices count as blind; a healthy one takes milliseconds."""
-
-HOST_STEP: Bytes = 256 * 2**20
-"""Host memory is told in steps of this size."""
 
 NOTHING = Accounts(devices={}, measured={}, services={}, unattributed={})
 """Before the first sample."""
@@ -56,7 +54,7 @@ class Meter:
         changed: Callable[[], None],
         leases: Leases,
         guests: Guests,
-        memory: Callable[[], HostMemory] = host_memory,
+        memory: Callable[[str], HostMemory] = host_memory,
     ) -> None:
         self._sampler = sampler
         self._memory = memory
@@ -136,10 +134,11 @@ class Meter:
         self._records.add(Event.DEVICE, said)
 
     def _host(self) -> DeviceView:
-        """Host memory, which sleepers compete for. In coarse steps: it changes with every breath of the machine."""
-        memory = self._memory()
-        free = memory.available // HOST_STEP * HOST_STEP
-        return DeviceView(HOST, "host memory", memory.total, free, self._settings().host_reserve)
+        """Host memory, which sleepers compete for, within what their slice may take."""
+        slices = (book.control_group.rpartition("/")[0] for book in self._books() if book.control_group)
+        memory = self._memory(next(slices, ""))
+        reserve = self._settings().host_reserve
+        return host_view(memory.total, memory.available, memory.budget, memory.stalled, reserve)
 
     async def close(self) -> None:
         """Ends the sampler."""

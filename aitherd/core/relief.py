@@ -12,6 +12,7 @@ from aitherd.core.words import (
     HOST,
     Bytes,
     DeviceId,
+    DeviceView,
     ModelView,
     Seconds,
     Step,
@@ -50,11 +51,16 @@ def relieve(world: World, device: DeviceId, now: Seconds, policy: Policy = DEFAU
         model=way.model,
         takes={device: -helps} if device == HOST else {place: -count for place, count in way.gives.items()},
         seconds=way.seconds,
-        why=(
-            f"{device} has {format_bytes(max(view.free, 0))} left, less than its reserve of "
-            f"{format_bytes(view.reserve)}; unused for {unused}"
-        ),
+        why=f"{_need(view)}; unused for {unused}",
         level=way.level,
+    )
+
+
+def _need(view: DeviceView) -> str:
+    if view.stalled:
+        return f"programs wait for host memory {view.stalled:.0%} of the time"
+    return (
+        f"{view.id} has {format_bytes(max(view.free, 0))} left, less than its reserve of {format_bytes(view.reserve)}"
     )
 
 

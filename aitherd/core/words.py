@@ -125,6 +125,8 @@ class DeviceView:
     """False while the measurement is stale or the device is lost: nothing may be loaded on it."""
     problem: str = ""
     """Why the device is not fresh, with the remedy; empty when it is."""
+    stalled: float = 0.0
+    """Of host memory under pressure: the part of the time, 0 to 1, in which somebody waited for it; 0 without."""
     watts: float | None = field(default=None, compare=False)
     """Power drawn, for show: no decision looks at it, and a change of it is no news. None when unknown."""
     busy: float | None = field(default=None, compare=False)

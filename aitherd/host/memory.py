@@ -1,4 +1,7 @@
-"""Host memory: the machine's from /proc, a control group's from its files. Nothing is kept."""
+"""Host memory: the machine's from /proc, a control group's from its files. Nothing is kept, and nothing decided.
+
+Files: proc(5); Documentation/admin-guide/cgroup-v2.rst of the Linux sources.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ class HostMemory:
     total: Bytes
     available: Bytes
     """What can be claimed without swapping (MemAvailable)."""
+    budget: Bytes | None = None
+    """What a control group may still take below its limits, file pages that can be dropped included; None without."""
+    stalled: float = 0.0
+    """Part of the last ten seconds, 0 to 1, in which somebody in the group, or anybody, waited for memory (PSI)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +40,24 @@ class GroupMemory:
     """Processes that the kernel killed in it because its limit, or the machine, was out of memory."""
 
 
-def host_memory() -> HostMemory:
-    """The machine's memory now. Raises OSError, or KeyError before Linux 3.14."""
+def host_memory(group: str = "", root: Path = CGROUPS) -> HostMemory:
+    """The machine's memory now, and what is left of it for the control group `group` (`/aither.slice`).
+
+    Without that group, its limits, or a kernel that tells of pressure, they do not matter. Raises OSError, or KeyError
+    before Linux 3.14.
+    """
     fields = {}
     for line in MEMINFO.read_text().splitlines():
         name, _, value = line.partition(":")
         if value.endswith(" kB"):
             fields[name] = int(value.split()[0]) * 1024
-    return HostMemory(fields["MemTotal"], fields["MemAvailable"])
+    stalled = _stalled(PRESSURE / "memory")
+    if not group.strip("/"):
+        return HostMemory(fields["MemTotal"], fields["MemAvailable"], None, stalled)
+    own = root / group.lstrip("/")
+    return HostMemory(
+        fields["MemTotal"], fields["MemAvailable"], _budget(own), max(stalled, _stalled(own / "memory.pressure"))
+    )
 
 
 def host_pressure() -> Pressure | None:
@@ -74,6 +91,21 @@ def group_memory(control_group: str, root: Path = CGROUPS) -> GroupMemory | None
     if current is None:
         return None
     return GroupMemory(current, _number(group / "memory.peak"), _events(group / "memory.events").get("oom_kill", 0))
+
+
+def _budget(group: Path) -> Bytes | None:
+    """What a group may still take before the kernel slows it down, or kills in it."""
+    current = _number(group / "memory.current")
+    limits = [limit for name in ("memory.high", "memory.max") if (limit := _number(group / name)) is not None]
+    if current is None or not limits:
+        return None
+    pages = _events(group / "memory.stat")
+    return max(min(limits) - current + pages.get("active_file", 0) + pages.get("inactive_file", 0), 0)
+
+
+def _stalled(path: Path) -> float:
+    """The same as a part of the time; nothing where the kernel does not tell."""
+    return (_some_avg10(path) or 0.0) / 100
 
 
 def _number(path: Path) -> int | None:

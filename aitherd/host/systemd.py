@@ -14,14 +14,14 @@ from typing import Any
 
 import structlog
 from sdbus import SdBus
-from sdbus.exceptions import SdBusBaseError, SdBusLibraryError
+from sdbus.exceptions import SdBusBaseError
 from sdbus.sd_bus_internals import SdBusMessage, SdBusSlot, decode_object_path, encode_object_path
 
 from aitherd.core.words import Seconds
 from aitherd.errors import HostFailure
 from aitherd.host import dbus, units
 from aitherd.host.dbus import Refused
-from aitherd.host.units import WRONG_TYPE, JobFailed, Property, UnitExists, UnitStatus, Variant, bad_property, why_not
+from aitherd.host.units import WRONG_TYPE, JobFailed, Property, UnitExists, UnitStatus, Variant, why_not
 
 __all__ = ["JOB_TIMEOUT", "JobFailed", "Property", "Systemd", "UnitExists", "UnitStatus"]
 
@@ -156,6 +156,20 @@ class Systemd:
             raise dbus.unanswered(refusal, f"processes of {unit}") from refusal
         return tuple(sorted(pid for _, pid, _ in found))
 
+    async def set_properties(self, unit: str, properties: Sequence[Property]) -> None:
+        """Sets properties of a unit, until the machine goes down, whether it is active or not. Raises HostFailure."""
+
+        def message() -> SdBusMessage:
+            call = dbus.message(self._bus, SYSTEMD, MANAGER_PATH, MANAGER, "SetUnitProperties")
+            call.append_data("sb", unit, True)
+            units.append_properties(call, unit, properties)
+            return call
+
+        try:
+            await self._send(message)
+        except Refused as refusal:
+            raise dbus.unanswered(refusal, f"properties of {unit}") from refusal
+
     async def reset_failed(self, unit: str) -> None:
         """Forgets that the unit failed, which frees a transient unit's name. Raises HostFailure."""
         try:
@@ -259,18 +273,7 @@ class Systemd:
     def _transient(self, unit: str, properties: Sequence[Property]) -> SdBusMessage:
         call = dbus.message(self._bus, SYSTEMD, MANAGER_PATH, MANAGER, "StartTransientUnit")
         call.append_data("ss", unit, "fail")
-        call.open_container("a", "(sv)")
-        for name, (signature, value) in properties:
-            try:
-                call.open_container("r", "sv")
-                call.append_data("s", name)
-                call.open_container("v", signature)
-                call.append_data(signature, value)
-            except (TypeError, ValueError, OverflowError, SdBusLibraryError) as error:
-                raise bad_property(unit, name, f"{value!r} is not of D-Bus type {signature} ({error})") from error
-            call.close_container()
-            call.close_container()
-        call.close_container()
+        units.append_properties(call, unit, properties)
         call.append_data("a(sa(sv))", [])
         return call
 

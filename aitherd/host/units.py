@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from sdbus.exceptions import SdBusLibraryError
+from sdbus.sd_bus_internals import SdBusMessage
+
 from aitherd.core.words import Seconds
 from aitherd.errors import HostFailure
 from aitherd.host.dbus import Refused, unanswered
@@ -106,6 +109,22 @@ def bad_property(unit: str, name: str, why: str) -> HostFailure:
         remedy="mend [resources] or [service] in the model's file; what the properties mean is in "
         "systemd.resource-control(5) and systemd.exec(5) of this machine's systemd",
     )
+
+
+def append_properties(call: SdBusMessage, unit: str, properties: Sequence[Property]) -> None:
+    """Appends properties to a call as the manager takes them. Raises HostFailure that names one that cannot be sent."""
+    call.open_container("a", "(sv)")
+    for name, (signature, value) in properties:
+        try:
+            call.open_container("r", "sv")
+            call.append_data("s", name)
+            call.open_container("v", signature)
+            call.append_data(signature, value)
+        except (TypeError, ValueError, OverflowError, SdBusLibraryError) as error:
+            raise bad_property(unit, name, f"{value!r} is not of D-Bus type {signature} ({error})") from error
+        call.close_container()
+        call.close_container()
+    call.close_container()
 
 
 def why_not(unit: str, properties: Sequence[Property], refusal: Refused, types: Mapping[str, str]) -> HostFailure:

@@ -71,6 +71,8 @@ class Machine:
         self.crashed: dict[str, Seconds] = {}
         """When an engine of a model ended by itself, the last time."""
         self.memory_total: Bytes = 64 << 30
+        self.stalled = 0.0
+        """Part of the time in which programs wait for host memory."""
         self.samples = 0
         """How often it was measured."""
         self._last_words: dict[str, str] = {}
@@ -202,14 +204,14 @@ class Machine:
     async def close(self) -> None:
         """Nothing to close."""
 
-    def memory(self) -> HostMemory:
+    def memory(self, group: str = "") -> HostMemory:
         """Host memory. Sleepers that keep their weights hold about as much there as they held on the device."""
         asleep = sum(
             max(engine.nature.footprint - engine.nature.residue, 0)
             for engine in self.engines.values()
             if engine.level == 1
         )
-        return HostMemory(self.memory_total, max(self.memory_total - asleep, 0))
+        return HostMemory(self.memory_total, max(self.memory_total - asleep, 0), stalled=self.stalled)
 
     def _now(self) -> Seconds:
         return self.loop.time()

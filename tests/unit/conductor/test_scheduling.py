@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from aitherd.conductor.outlook import Outlooks
 from aitherd.conductor.records import Event
 from aitherd.config import Model
+from aitherd.core.host import STALLED
 from aitherd.core.words import Residency
 from aitherd.errors import DeviceBlind, Hopeless
 from tests.simulator.engines import Nature
@@ -303,3 +304,19 @@ def test_a_machine_that_runs_short_of_host_memory_is_relieved_by_its_sleepers() 
         world.machine.memory_total = 12 * GIB
         world.advance(15.0)
         assert residency(world, "first") is Residency.ABSENT and residency(world, "other") is Residency.READY
+
+
+def test_pressure_on_host_memory_ends_sleepers_whatever_is_called_available() -> None:
+    kinds = {"engine": "vllm", "command": SLEEPER, "vram": 12 * GIB}
+    with machine([model("first", **kinds), model("other", **kinds)], load=60.0, host_reserve=2 * GIB) as world:
+        world.machine.memory_total = 32 * GIB
+        for name in ("first", "other"):
+            world.send(name, work=0.1)
+            world.advance(100.0)
+        world.machine.stalled = STALLED / 2
+        world.advance(15.0)
+        assert (residency(world, "first"), world.conductor.books["first"].level) == (Residency.SLEEPING, 1)
+        world.machine.stalled = 0.3
+        world.advance(15.0)
+        assert residency(world, "first") is Residency.ABSENT and residency(world, "other") is Residency.READY
+        assert any("programs wait for host memory 30% of the time" in why for why in told(world, Event.STEP, "first"))
