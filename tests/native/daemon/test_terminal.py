@@ -14,10 +14,13 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from aitherd.ctl.screen import View, screen
 from tests.native.daemon.conftest import engine
 from tests.testbed.rig import Rig
 
@@ -26,6 +29,7 @@ PIXEL = bytes.fromhex(
     "0f00048401807d2b3a0000000049454e44ae426082"
 )
 WAIT_S = 30.0
+SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 
 
 class Terminal:
@@ -129,6 +133,25 @@ def test_top_shows_devices_and_models_and_ends_with_a_key(rig: Rig, started: lis
     assert terminal.ended() == 0
     # The screen that was there before is there again.
     assert "\x1b[?1049l" in terminal.written
+
+
+def test_the_screen_of_a_fleet_fits_a_small_terminal(rig: Rig) -> None:
+    rig.model("orchestrator", engine("19 GiB", kind="essential", more='description = "Decides what to do next"'))
+    rig.model("vision", engine("5 GiB", more='description = "Captions images"'))
+    rig.model("imagine", engine("8 GiB", more='description = "Renders images"'))
+    rig.ctl("start", "vision")
+    rig.ctl("run", "vision", "hi", "--max-tokens", "3")
+    rig.ctl("start", "imagine")
+    seen = rig.ctl_json("top")
+    view = View(seen["daemon"], seen["devices"], seen["models"], seen["records"])
+    console = Console(width=80, height=24, record=True, force_terminal=True, file=StringIO())
+    console.print(screen(view, 80, 24), end="")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    console.save_svg(str(SCREENSHOTS / "top.svg"), title="aitherctl top", clear=False)
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert all(name in "\n".join(lines) for name in ("orchestrator", "vision", "imagine", "gpu0"))
 
 
 def test_top_once_is_for_anything_that_is_no_terminal(rig: Rig) -> None:

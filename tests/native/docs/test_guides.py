@@ -27,6 +27,8 @@ __all__ = ["gpu", "start_rig"]
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = REPOSITORY / "docs"
+TRANSCRIPTS = REPOSITORY / "build" / "transcripts" / "docs"
+"""What the commands really printed."""
 PAGES = sorted([REPOSITORY / "README.md", *DOCS.glob("*.md")])
 BLOCK = re.compile(r"^```(console|toml|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACES = ("/etc/aither/aitherd.toml", "llama-swap.yaml", "compose.yaml")
@@ -37,6 +39,9 @@ AROUND = {"AITHER_BUS": "--user", "AITHER_SHIPPED_DIR": str(REPOSITORY / "etc" /
 
 LLAMA = """#!{python}
 import os, sys
+if "--list-devices" in sys.argv:
+    print("Available devices:\\n  CUDA0: NVIDIA GeForce RTX 5090 (32606 MiB, 32000 MiB free)")
+    sys.exit()
 takes, kept, words = {{"-hf", "-ngl", "-m", "--mmproj"}}, [], iter(sys.argv[1:])
 for word in words:
     if word in takes:
@@ -132,11 +137,16 @@ def test_what_a_page_says_happens(page: Path, rig: Rig, tmp_path: Path) -> None:
             text = text.replace(there, place)
         return text
 
+    TRANSCRIPTS.mkdir(parents=True, exist_ok=True)
+    transcript = TRANSCRIPTS / f"{page.stem}.txt"
+    transcript.unlink(missing_ok=True)
     for part in parts(page):
         if isinstance(part, Command):
             ran = rig.manager.run(["sh", "-c", f"cd {work} && {local(part.line)}"], check=False, env=AROUND)
             status = f"\n[{ran.returncode}]" if ran.returncode else ""
             said = ran.stdout + ran.stderr + status
+            with transcript.open("a") as file:
+                file.write(f"$ {part.line}\n{said}")
             assert matches(local("\n".join(part.output)), said), f"$ {part.line}\n{said}"
         else:
             name, text = part
