@@ -260,6 +260,29 @@ def test_nothing_is_leased_on_a_device_that_cannot_be_measured(rig: Rig, gpu: Gp
     assert refused.returncode == 1 and "cannot be measured" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((str(40 * GIB), "", "", "0"), "at most 11.3 GiB can ever be free, 28.7 GiB short: of 31.8 GiB"),
+        ((str(12 * GIB), "gpu0", "", "0"), "674 MiB short: of 31.8 GiB, orchestrator keeps 20 GiB (essential)"),
+        ((str(2**64 - 1), "", "", "0"), "orchestrator keeps 20 GiB (essential)"),
+        ((str(GIB), "gpu7", "", "0"), "there is no device 'gpu7' to lease; the devices are: gpu0"),
+        ((str(GIB), "", "", str(2**32 - 1)), "a lease cannot last"),
+        (("0", "", "", "0"), "a lease of 0 bytes is none"),
+    ],
+)  # fmt: skip
+def test_over_the_bus_bad_input_is_refused_with_the_sum_or_the_remedy(
+    rig: Rig, arguments: tuple[str, ...], said: str
+) -> None:
+    rig.model("orchestrator", engine("20 GiB", kind="essential"))
+    rig.ctl("list")
+    rig.wait_for(lambda: residency(rig, "orchestrator") == "ready", "the essential model")
+    call = ["busctl", "--user", "call", BUS_NAME, BUS_PATH, f"{BUS_NAME}.Manager", "AcquireLease", "tssu"]
+    refused = rig.manager.run([*call, *arguments], check=False)
+    assert refused.returncode == 1 and said in refused.stderr
+    assert leases(rig) == [] and residency(rig, "orchestrator") == "ready"
+
+
 def test_over_the_bus_nothing_is_no_lease(rig: Rig) -> None:
     call = ["busctl", "--user", "call", BUS_NAME, BUS_PATH, f"{BUS_NAME}.Manager", "AcquireLease", "tssu"]
     refused = rig.manager.run([*call, "0", "", "", "0"], check=False)
