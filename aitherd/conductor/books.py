@@ -385,6 +385,8 @@ class Book:
             command=self.model.command,
             error=self.error,
             stage=self.stage,
+            concurrency=self.model.concurrency,
+            max_waiting=self.model.max_waiting,
             moves=self.moves,
             start_seconds=self.learned.start_seconds(),
         )

@@ -66,6 +66,10 @@ class ModelStatus:
     """Why it failed or is quarantined; empty otherwise."""
     stage: str
     """What a transition is doing now, for a person (`waiting for gpu0 to show 4.0 GiB back`); empty otherwise."""
+    concurrency: int | None = None
+    """Requests that its engine is given at once; None without a bound."""
+    max_waiting: int = 64
+    """Requests that may wait for it, or for their turn."""
     moves: Mapping[tuple[Residency, Residency], int] = field(default_factory=lambda: NO_MOVES)
     """How often it went from one residency to another since the daemon started."""
     start_seconds: Seconds = 0.0

@@ -42,6 +42,8 @@ class Model:
     stop_timeout: Seconds
     max_waiting: int
     """Requests that may wait for it; one more is refused."""
+    concurrency: int | None = None
+    """Requests that its engine is given at once; None without a bound."""
     idle: Seconds | None = None
     """Without a request for this long it is stopped; None for never."""
     swap_slot: str | None = None

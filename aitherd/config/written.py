@@ -97,6 +97,11 @@ class ModelFile(Written):
     listen: Listen | None = Field(None, description="Whether it listens on a Unix socket or on a loopback port.")
     health: Health | None = Field(None, description="exec only: the path that answers 2xx when it is ready.")
     max_waiting: Count | None = Field(None, description="How many requests may wait for it; the next one is refused.")
+    concurrency: Count | None = Field(
+        None,
+        description="How many requests it is given at once, such as its --parallel; others wait, and callers take "
+        "turns. Without it the model server keeps its own line.",
+    )
     download: Flag = Field(
         False,
         description="Whether its engine may reach beyond this machine, to fetch its weights. "

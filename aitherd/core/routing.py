@@ -52,6 +52,8 @@ class LocalView:
     """Why it is not tried now although it could be loaded; empty when nothing keeps it."""
     circuit: State = State.CLOSED
     """Whether its engine has been answering the proxy lately."""
+    full: bool = False
+    """Whether it has as many requests as it is given at once, so that one more would wait for its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRout
 
     Routes come in the tier's order. A local model that is not ready, and would take longer than the tier's patience,
     goes behind every route that can answer now: the first of those is the bridge, and the model is brought in
-    meanwhile.
+    meanwhile. One that is ready, but has as many requests as it is given at once, goes behind them as well.
     """
     now: list[Candidate] = []
     later: list[Candidate] = []
@@ -210,6 +212,8 @@ def route(tier: Tier, request: Request, snapshot: Snapshot) -> Decision | NoRout
                 skipped.append(local.never)
             elif local.failed or (local.ready and local.circuit is State.OPEN):
                 skipped.append(local.failed or f"{entry.model} does not answer")
+            elif local.ready and local.full:
+                later.append(Candidate(entry, Action.USE, "ready, and all its turns are taken"))
             elif local.ready:
                 now.append(Candidate(entry, Action.USE, "ready"))
             else:
@@ -243,6 +247,8 @@ def _at_home(candidates: tuple[Candidate, ...], snapshot: Snapshot) -> tuple[Can
     home, first = snapshot.home, candidates[0]
     found = next((one for one in candidates if home and (one.route, one.node) == (home.route, home.node)), None)
     if home is None or found is None or found is first or found.action is Action.WAIT:
+        return candidates
+    if found.action is Action.USE and snapshot.locals[found.route.model].full:
         return candidates
     upstream = snapshot.upstreams.get(found.route.upstream)
     if upstream is not None and upstream.nodes[found.node].circuit is not State.CLOSED:

@@ -26,6 +26,7 @@ from aitherd.proxy.origins import Hosts, Visitor
 from aitherd.proxy.routes import Match
 from aitherd.proxy.routing import Routing
 from aitherd.proxy.scene import Scene
+from aitherd.proxy.turns import Lane
 from aitherd.proxy.upstream import Pool
 from aitherd.proxy.wire import RequestHead
 
@@ -100,6 +101,8 @@ class Context:
         self.no_clients.set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._renames: dict[str, tuple[Seconds, str | None]] = {}
+        self._lanes: dict[str, tuple[Seconds, Lane | None]] = {}
+        self.routing.full = self.full
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs `work`, which handles its own errors, until it ends or the proxy is drained."""
@@ -145,6 +148,27 @@ class Context:
             serves = self.operations.status(model).serves
             known = self._renames[model] = (now + _RENAMES_FOR, serves[0] if serves and model not in serves else None)
         return known[1]
+
+    def lane(self, model: str) -> Lane | None:
+        """Where requests of `model` take turns; None where they need not. Its bound is looked up once a second."""
+        now = monotonic()
+        known = self._lanes.get(model)
+        if known is None or known[0] < now:
+            status = self.operations.status(model)
+            lane = known[1] if known is not None else None
+            if status.concurrency is None:
+                # Turns that are taken end in the lane that they were given in.
+                lane = None
+            else:
+                lane = lane or Lane(model)
+                lane.bound, lane.limit = status.concurrency, status.max_waiting
+            known = self._lanes[model] = (now + _RENAMES_FOR, lane)
+        return known[1]
+
+    def full(self, model: str) -> bool:
+        """Whether a request for `model` would have to wait for its turn."""
+        lane = self.lane(model)
+        return lane is not None and lane.full
 
     def served(self, model: str) -> str:
         """A name by which the engine of `model` knows it."""

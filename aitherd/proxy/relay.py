@@ -16,12 +16,13 @@ from aitherd.core.retries import Failure
 from aitherd.core.routing import Request
 from aitherd.core.upstreams import Tier
 from aitherd.core.words import Bytes, Seconds
-from aitherd.errors import AitherError
+from aitherd.errors import AitherError, QueueFull, WaitedTooLong
 from aitherd.proxy.answers import MESSAGES, Answer
 from aitherd.proxy.journey import Journey, RemoteUse
 from aitherd.proxy.needs import streams
 from aitherd.proxy.passing import Passing
 from aitherd.proxy.refusals import UpstreamFailed, UpstreamSilent
+from aitherd.proxy.turns import Turn
 from aitherd.proxy.upstream import UpstreamConnection
 from aitherd.proxy.waiting import Preface
 from aitherd.proxy.wire import (
@@ -43,6 +44,8 @@ class Relay(Passing):
     """A request for a model. Subclasses set `model` and call `claim`, once."""
 
     _task: asyncio.Task[None] | None = None
+    _turn: Turn | None = None
+    """At a model that is given so many requests at once."""
     _resent = False
     """Whether sending the request again is out of the question: it was, or cannot be."""
     _journey: Journey | None = None
@@ -113,6 +116,31 @@ class Relay(Passing):
             return
         self._use = use
         self.waited = use.waited
+        lane = None if type(use) is RemoteUse else self.context.lane(use.model)
+        if lane is None:
+            self._begin()
+            return
+        asked = monotonic()
+        self._deadline = asked + self.context.limits.first_byte_timeout
+        self._comment_at = asked + self.context.limits.comment_interval
+        self._turn = Turn(self.caller, self._begin, self._turned_away)
+        try:
+            self._turn.join(lane)
+        except QueueFull as error:
+            self._turned_away(error)
+
+    def _turned_away(self, error: AitherError) -> None:
+        """The model has too many requests: another route of the tier, or a refusal."""
+        self._failed(error, None)
+
+    def _begin(self) -> None:
+        """It is the request's turn: sends it."""
+        use = self._use
+        assert use is not None
+        if self._turn is not None:
+            use.waited += monotonic() - self._turn.since
+            self.waited = use.waited
+            self._comment_at = 0.0
         # A body that is streamed cannot be sent again, so it gets a connection that nobody can have closed meanwhile.
         connection = self.context.pool.take(use.endpoint) if self.complete else None
         if connection is None:
@@ -289,6 +317,9 @@ class Relay(Passing):
             if self._deadline:
                 self._deadline = now + self.context.limits.stall_timeout
         elif self._deadline and now >= self._deadline:
+            if self._turn is not None and not self._turn.taken:
+                self._failed(WaitedTooLong(f"its turn at {self.model} did not come in time", retry_after=1), None)
+                return
             self._misspoke(UpstreamSilent(f"the engine of {self.model} did not answer in time", retry_after=1))
         elif self._comment_at and now >= self._comment_at:
             self._comment(now)
@@ -334,6 +365,9 @@ class Relay(Passing):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop()
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.leave()
         use, self._use = self._use, None
         if use is not None:
             use.release()

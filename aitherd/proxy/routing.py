@@ -75,6 +75,8 @@ class Routing:
         self._locals: dict[str, Circuit] = {}
         """Of local models whose engines failed a request lately."""
         self._homes = Homes()
+        self.full: Callable[[str], bool] = lambda model: False
+        """Whether a model of this machine has as many requests as it is given at once."""
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._probes: list[asyncio.Task[None]] = []
         self._saving: asyncio.TimerHandle | None = None
@@ -165,6 +167,8 @@ class Routing:
 
     def _local(self, model: str, now: Seconds) -> LocalView | None:
         found, circuit = self._look(model), self._locals.get(model)
+        if found is not None and found.ready and self.full(model):
+            found = replace(found, full=True)
         return found if found is None or circuit is None else replace(found, circuit=circuit.state(now))
 
     def explain(self, asked: str, tier: str, effort: str, request: Request) -> Explanation:
