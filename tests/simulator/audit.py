@@ -145,7 +145,8 @@ class Audit:
             raise Broken("\n".join(self.broken))
 
     def _look(self, book: Book) -> None:
-        if book.residency is Residency.READY and book.waiters and not book.stop_wanted:
+        withheld = book.stop_wanted or book.vitals.doubt.withholds
+        if book.residency is Residency.READY and book.waiters and not withheld:
             self._note(f"{len(book.waiters)} wait for {book.name}, which is ready")
         if book.in_flight < 0:
             self._note(f"{book.name} has {book.in_flight} requests in flight")

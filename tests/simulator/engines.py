@@ -41,6 +41,8 @@ class Nature:
     """It ends in the middle of its start."""
     hangs: bool = False
     """It never answers again, and never ends by itself."""
+    mute: bool = False
+    """It calls itself ready and generates nothing: its GPU hangs."""
     refuses: bool = False
     """It answers control requests with an error."""
     leaks: float = 0.0
@@ -135,6 +137,9 @@ class Engine:
             return None
         if method == "POST":
             return await self._control(path, params, timeout)
+        if path == "/metrics":
+            steps = 0.0 if self.nature.mute else self.machine.loop.time()
+            return httpx.Response(200, text=f"vllm:generation_tokens_total {steps}\n")
         if path == "/is_sleeping":
             return httpx.Response(200, json={"is_sleeping": self.phase is Phase.ASLEEP})
         if path == "/queue":
@@ -145,6 +150,11 @@ class Engine:
         if self.nature.refuses:
             return httpx.Response(500)
         match path:
+            case "/v1/completions":
+                if self.nature.mute:
+                    await within(self.ended.wait(), timeout)
+                    return None
+                return httpx.Response(200, json={"choices": [{"text": "1"}]})
             case "/sleep":
                 self.machine.audit.sleeps(self.model)
                 if not await self._work(self.nature.sleep, timeout):

@@ -71,6 +71,8 @@ class Machine:
         self.crashed: dict[str, Seconds] = {}
         """When an engine of a model ended by itself, the last time."""
         self.memory_total: Bytes = 64 << 30
+        self.slept: Seconds = 0.0
+        """For how long it has been suspended."""
         self.stalled = 0.0
         """Part of the time in which programs wait for host memory."""
         self.samples = 0

@@ -187,7 +187,7 @@ class World:
             systemd=self.manager,
             sampler=self.machine,
             records=self.journal,
-            clock=Clock(self.loop.time, lambda: EPOCH + self.loop.time()),
+            clock=Clock(self.loop.time, lambda: EPOCH + self.loop.time(), lambda: self.machine.slept),
             host=HOST,
             store=self._store,
             last_line=self.machine.last_line,
