@@ -7,6 +7,8 @@ server that runs already, which is asked, put to sleep and woken, and not harmed
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -198,6 +200,24 @@ async def test_vllm_may_answer_200_to_a_sleep_that_kills_it(start: Start) -> Non
     assert server.process is not None
     server.process.wait()
     assert server.used == 0
+
+
+async def test_vllm_killed_alone_leaves_a_child_that_holds_its_memory(start: Start) -> None:
+    """Why its unit is ended as a whole control group."""
+    server = start("vllm", "--x-core")
+    await server.until(Health.READY)
+    held = server.used
+    assert server.process is not None
+    assert server.gpu is not None
+    server.process.kill()
+    server.process.wait()
+    (child,) = server.gpu.card.processes
+    try:
+        assert child != server.process.pid
+        assert server.used == held > 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+    await until("the bytes are back", lambda: _holds(server, 0))
 
 
 async def test_vllm_may_keep_what_it_should_give(start: Start) -> None:

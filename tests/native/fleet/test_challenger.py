@@ -96,3 +96,18 @@ def test_a_wake_that_finds_no_room_ends_in_a_cold_start(rig: Rig, gpu: Gpu, http
     assert any("does not wake: /wake_up answered 500" in text for text in said(rig, "lagging"))
     # What the failed wake had mapped is gone with the process.
     assert gpu.card.used == int(0.50 * gpu.card.total)
+
+
+def test_a_server_that_is_killed_alone_takes_its_child_and_its_bytes_with_it(
+    rig: Rig, gpu: Gpu, http: httpx.Client
+) -> None:
+    rig.model("challenger-offload", shipped("challenger-offload", "--x-core"))
+    assert chat(http, "gemma-4-26b-a4b-offload").status_code == 200
+    assert gpu.card.used == int(0.30 * gpu.card.total)
+    server = int(rig.manager.show("aither-challenger-offload-engine.service", "MainPID")["MainPID"])
+    assert server not in gpu.card.processes
+    rig.manager.run(["kill", "-KILL", str(server)])
+    rig.wait_for(lambda: gpu.card.used == 0, "the bytes of the child")
+    rig.wait_for(lambda: rig.ctl_json("list")[0]["residency"] in ("failed", "absent"), "the end of the engine")
+    rig.ctl("start", "challenger-offload")
+    assert chat(http, "gemma-4-26b-a4b-offload").status_code == 200

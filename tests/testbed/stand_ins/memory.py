@@ -26,11 +26,13 @@ class DeviceMemory:
     def __init__(self) -> None:
         gpu = Gpu.attach()
         self.cards = _visible(gpu) if gpu is not None else ()
+        self.pid = os.getpid()
+        """The process that holds it: this one, or a child of it."""
 
     def take(self, total: int) -> None:
         """Holds exactly `total` bytes from now on. Raises OutOfMemory, and then holds what it had."""
         for card in self.cards:
-            card.claim(os.getpid(), total // len(self.cards))
+            card.claim(self.pid, total // len(self.cards))
 
     def take_or_die(self, total: int) -> None:
         """As `take`; an engine that cannot get its memory while it loads ends with a line on stderr."""

@@ -9,8 +9,9 @@ parameters in the query only and exist only with `--enable-sleep-mode` and `VLLM
 What it does wrong, as vLLM does: a sleep with requests in flight and without `mode=wait` answers 200 and kills the
 engine; so does a request while it is not fully awake; a wake without room fails and leaks what it had mapped.
 `--x-sleep-keeps BYTES` stay on the device while asleep. With `--x-sleep dies` it answers 200 and dies of it without any
-request; with `--x-wake fails` it finds no room although there is some, and leaks. While the file `--x-mute-while`
-exists its GPU hangs: `/health` is 200, `/metrics` counts what runs, and no token comes.
+request; with `--x-wake fails` it finds no room although there is some, and leaks. With `--x-core` the device memory
+belongs to a child in a session of its own, which goes on holding it when its server is killed. While the file
+`--x-mute-while` exists its GPU hangs: `/health` is 200, `/metrics` counts what runs, and no token comes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -31,6 +33,8 @@ from tests.testbed.stand_ins.memory import DeviceMemory, size
 from tests.testbed.stand_ins.openai import complete, hang, model_list
 
 TAGS = ("weights", "kv_cache")
+CORE = (sys.executable, "-c", "import time; time.sleep(1e6)")
+"""The process that holds the device memory, and outlives its server."""
 DEATH_S = 0.05
 """How long the process lives on after its engine has died: long enough for the answer that is under way."""
 
@@ -51,6 +55,9 @@ class Vllm:
         self._idle = asyncio.Event()
         self._idle.set()
         self._deaths: list[asyncio.TimerHandle] = []
+        if options.x_core:
+            core = subprocess.Popen(CORE, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            self.memory.pid = core.pid
 
     async def load(self) -> None:
         """Takes memory as a start does. Ends the process with a reason if it cannot."""
@@ -231,6 +238,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--x-sleep-keeps", type=size, default=0)
     parser.add_argument("--x-sleep", choices=("works", "dies"), default="works")
     parser.add_argument("--x-mute-while", type=Path)
+    parser.add_argument("--x-core", action="store_true")
     parser.add_argument("--x-wake", choices=("works", "fails"), default="works")
     for name, default in (("load", 0.1), ("profile", 0.1), ("sleep", 0.0), ("wake", 0.0), ("token", 0.0)):
         parser.add_argument(f"--x-{name}-seconds", type=float, default=default)
