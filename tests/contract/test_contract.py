@@ -7,11 +7,6 @@ server that runs already, which is asked, put to sleep and woken, and not harmed
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 import httpx
@@ -19,56 +14,10 @@ import pytest
 
 from aitherd.engines import ENGINES, engine
 from aitherd.engines.base import EngineRefused, Health
+from tests.contract.asking import CHAT, GIB, LLAMA, MIB, PATIENCE_S, WHISPER, holds, question, says, until, working
 from tests.contract.servers import Running, Start, only
 from tests.contract.shapes import EMPTY, NUMBER, TEXT, UNKNOWN_MODEL, Call, mismatches
 from tests.testbed import speech
-
-GIB, MIB = 1 << 30, 1 << 20
-CHAT = "/v1/chat/completions"
-WHISPER = "Systran/faster-whisper-large-v3"
-LLAMA = "llama3.2:latest"
-PATIENCE_S = 60.0
-
-
-async def until(what: str, true: Callable[[], Awaitable[bool]]) -> None:
-    """Waits until `true()` is; fails naming `what`."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not await true():
-        assert time.monotonic() < deadline, f"never: {what}"
-        await asyncio.sleep(0.01)
-
-
-def question(model: str, tokens: int, *, stream: bool = False) -> dict[str, object]:
-    messages = [{"role": "user", "content": "Count."}]
-    return {"model": model, "messages": messages, "max_tokens": tokens, "stream": stream}
-
-
-async def model_of(client: httpx.AsyncClient) -> str:
-    """The model that an OpenAI server serves."""
-    return str((await client.get("/v1/models")).json()["data"][0]["id"])
-
-
-@asynccontextmanager
-async def working(server: Running, tokens: int = 100_000) -> AsyncIterator[None]:
-    """While it writes a long answer."""
-    async with (
-        server.client() as client,
-        client.stream("POST", CHAT, json=question(await model_of(client), tokens, stream=True)) as answer,
-    ):
-        # The iterator closes the answer when it is forgotten.
-        lines = answer.aiter_lines()
-        await anext(lines)
-        yield
-        await lines.aclose()  # type: ignore[attr-defined]
-
-
-async def says(server: Running) -> str:
-    """A short answer of a server that answers."""
-    async with server.client() as client:
-        answer = await client.post(CHAT, json=question(await model_of(client), 2))
-        assert answer.is_success, answer.text
-        return str(answer.json()["choices"][0]["message"]["content"]).strip()
-
 
 # --- what is documented, of any server --------------------------------------------------------------------------------
 
@@ -154,100 +103,6 @@ async def test_nothing_there_is_unreachable_and_not_busy_with_our_requests(start
         assert await server.engine.busy(control) is (kind == "comfyui")
 
 
-async def test_vllm_without_its_development_mode_refuses_to_sleep_and_stays_ready(start: Start) -> None:
-    server = start("vllm", VLLM_SERVER_DEV_MODE="0")
-    await server.until(Health.READY)
-    async with server.control() as control:
-        with pytest.raises(EngineRefused, match="/sleep answered 404"):
-            await server.engine.sleep(control, 1, PATIENCE_S)
-        assert await server.engine.health(control) is Health.READY
-
-
-async def test_vllm_drains_before_it_sleeps_because_it_is_asked_to(start: Start) -> None:
-    server = start("vllm", "--x-token-seconds", "0.01")
-    await server.until(Health.READY)
-    async with server.control() as control, working(server, tokens=50):
-        await server.engine.sleep(control, 1, PATIENCE_S)
-        assert await server.engine.busy(control) is False
-    assert server.process is not None
-    assert server.process.poll() is None
-
-
-async def test_vllm_sleeps_in_the_query_and_frees_all_but_its_context(start: Start) -> None:
-    server = start("vllm")
-    await server.until(Health.READY)
-    async with server.control() as control:
-        for level in (1, 2):
-            await server.engine.sleep(control, level, PATIENCE_S)
-            assert server.used == int(1.4 * GIB)
-            assert server.used <= server.engine.ladder(("--enable-sleep-mode",), {})[level - 1].residue
-            await server.engine.wake(control, level, PATIENCE_S)
-            assert server.used == 10 * GIB + int(1.4 * GIB)
-
-
-async def test_vllm_may_answer_200_to_a_sleep_that_kills_it(start: Start) -> None:
-    """Why nothing may be in flight, whatever `mode` says: here, what an old release makes of it."""
-    server = start("vllm", "--x-token-seconds", "0.01")
-    await server.until(Health.READY)
-    async with server.control() as control:
-        with pytest.raises(httpx.TransportError):
-            async with working(server):
-                answer = await control.post("/sleep", params={"level": "1"})
-                assert answer is not None
-                assert answer.status_code == 200
-                await server.until(Health.UNREACHABLE)
-                raise httpx.RemoteProtocolError("gone")
-    assert server.process is not None
-    server.process.wait()
-    assert server.used == 0
-
-
-async def test_vllm_killed_alone_leaves_a_child_that_holds_its_memory(start: Start) -> None:
-    """Why its unit is ended as a whole control group."""
-    server = start("vllm", "--x-core")
-    await server.until(Health.READY)
-    held = server.used
-    assert server.process is not None
-    assert server.gpu is not None
-    server.process.kill()
-    server.process.wait()
-    (child,) = server.gpu.card.processes
-    try:
-        assert child != server.process.pid
-        assert server.used == held > 0
-    finally:
-        os.kill(child, signal.SIGKILL)
-    await until("the bytes are back", lambda: _holds(server, 0))
-
-
-async def test_vllm_may_keep_what_it_should_give(start: Start) -> None:
-    server = start("vllm", "--x-sleep-keeps", "5GiB")
-    await server.until(Health.READY)
-    async with server.control() as control:
-        await server.engine.sleep(control, 1, PATIENCE_S)
-        assert await server.engine.health(control) is Health.ASLEEP
-    assert server.used == 5 * GIB + int(1.4 * GIB)
-
-
-@pytest.mark.parametrize("level", [1, 2])
-async def test_vllm_refuses_to_wake_without_room_and_leaks(start: Start, level: int) -> None:
-    server = start("vllm")
-    await server.until(Health.READY)
-    assert server.gpu is not None
-    async with server.control() as control:
-        await server.engine.sleep(control, level, PATIENCE_S)
-        asleep = server.used
-        game = server.gpu.card.foreign(server.gpu.card.free - GIB)
-        try:
-            with pytest.raises(EngineRefused, match="/wake_up answered 500"):
-                await server.engine.wake(control, level, PATIENCE_S)
-            assert await server.engine.health(control) is Health.ASLEEP
-            assert server.used > asleep + server.gpu.card.processes[game.pid]
-        finally:
-            game.kill()
-            game.communicate()
-
-
 @pytest.mark.parametrize(
     ("manner", "left"), [("works", 400 * MIB), ("slow", 400 * MIB), ("part", 2 * GIB + 400 * MIB), ("ignored", None)]
 )
@@ -265,7 +120,7 @@ async def test_comfyui_frees_after_it_said_yes_or_never(start: Start, manner: st
             await until("both are done", lambda: _history(client, 2))
             assert server.used == 4 * GIB + 400 * MIB
         else:
-            await until("the bytes are back", lambda: _holds(server, left))
+            await until("the bytes are back", lambda: holds(server, left))
 
 
 async def test_comfyui_finds_freed_weights_in_host_memory(start: Start) -> None:
@@ -276,7 +131,7 @@ async def test_comfyui_finds_freed_weights_in_host_memory(start: Start) -> None:
             await client.post("/prompt", json={"prompt": {"seconds": 0}})
             await until("it is done", partial(_history, client, count))
             await server.engine.free(control)
-            await until("the bytes are back", lambda: _holds(server, 400 * MIB))
+            await until("the bytes are back", lambda: holds(server, 400 * MIB))
         assert (await client.get("/system_stats")).json()["system"]["x_weights_read"] == 1
 
 
@@ -302,11 +157,11 @@ async def test_ollama_unloads_after_what_it_is_working_on_and_is_never_killed(st
     await server.until(Health.READY)
     async with server.control() as control, server.client() as client:
         writes = asyncio.create_task(client.post("/api/generate", json={"model": LLAMA, "prompt": "x"}))
-        await until("loaded", lambda: _holds(server, 5 * GIB))
+        await until("loaded", lambda: holds(server, 5 * GIB))
         await server.engine.free(control)
         assert server.used == 5 * GIB
         assert (await writes).json()["done_reason"] == "stop"
-        await until("the bytes are back", lambda: _holds(server, 0))
+        await until("the bytes are back", lambda: holds(server, 0))
         assert (await client.get("/api/ps")).json() == {"models": []}
     assert server.process is not None
     assert server.process.poll() is None
@@ -396,10 +251,6 @@ async def test_xtts_is_not_there_before_it_has_loaded(start: Start) -> None:
         words = {"text": "hello", "speaker_wav": "female", "language": "en"}
         assert (await client.post("/tts_to_audio/", json=words)).content.startswith(b"RIFF")
         assert (await client.post("/v1/audio/speech", json={"model": UNKNOWN_MODEL})).status_code == 404
-
-
-async def _holds(server: Running, count: int) -> bool:
-    return server.used == count
 
 
 async def _history(client: httpx.AsyncClient, count: int) -> bool:
