@@ -38,6 +38,8 @@ from aitherd.engines.base import Engine
 from aitherd.engines.checkpoint import RUNG
 from aitherd.errors import BackingOff, NotLoaded
 
+NOWHERE: frozenset[DeviceId] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -332,8 +334,9 @@ class Book:
             return None
         return max(self.last_used, self.ready_since) + self.model.idle
 
-    def view(self) -> ModelView:
-        """As the arbiter sees it."""
+    def view(self, unified: frozenset[DeviceId] = NOWHERE) -> ModelView:
+        """As the arbiter sees it. On devices whose memory is the host's, `unified`, sleeping with the weights in host
+        memory gives nothing back and is no rung."""
         can_free = self.engine.frees and not self.free_useless
         return ModelView(
             name=self.name,
@@ -345,7 +348,7 @@ class Book:
             level=self.level,
             held_bytes=self.lost if self.residency is Residency.QUARANTINED else self.measured,
             freeable=max(sum(self.measured.values()) - self.learned.freed_residue(), 0) if can_free else 0,
-            ladder=self.ladder(),
+            ladder=tuple(rung for rung in self.ladder() if not (rung.host and unified.intersection(self.placement))),
             swap_slot=self.model.swap_slot,
             busy=self.busy,
             held=self.held,

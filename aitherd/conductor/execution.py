@@ -88,8 +88,10 @@ class Execution:
 
     def world(self) -> World:
         """What a decision may depend on, as known now."""
-        models = {name: book.view() for name, book in self._books.items()} | self._guests.views()
-        return World(self._meter.accounts.devices, models, self._leases.claims())
+        devices = self._meter.accounts.devices
+        unified = frozenset(id for id, view in devices.items() if view.unified)
+        models = {name: book.view(unified) for name, book in self._books.items()} | self._guests.views()
+        return World(devices, models, self._leases.claims())
 
     def policy(self) -> Policy:
         """The arbiter's parameters, as configured."""

@@ -46,6 +46,8 @@ class DeviceSample:
     """Power drawn; None where the driver does not tell."""
     busy: float | None = None
     """Part of the time in which it computed lately, 0 to 1; None where the driver does not tell."""
+    unified: bool = False
+    """Whether its memory is the host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def account(
             reserve=reserve,
             foreign=tuple(foreign),
             quarantined=quarantined.get(device.id, 0),
+            unified=device.unified,
             watts=device.watts,
             busy=device.busy,
         )

@@ -125,6 +125,8 @@ class DeviceView:
     """False while the measurement is stale or the device is lost: nothing may be loaded on it."""
     problem: str = ""
     """Why the device is not fresh, with the remedy; empty when it is."""
+    unified: bool = False
+    """Whether its memory is the host's: what a sleeper moves to host memory is not given back."""
     stalled: float = 0.0
     """Of host memory under pressure: the part of the time, 0 to 1, in which somebody waited for it; 0 without."""
     watts: float | None = field(default=None, compare=False)

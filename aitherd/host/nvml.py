@@ -281,8 +281,8 @@ def _sample(taken: Seconds, answer: Mapping[str, Any]) -> Sample:
 
 def _device(found: Mapping[str, Any]) -> DeviceSample:
     total, free = found["total"], found["free"]
-    if total is None or free is None:
-        # Unified memory: the device's memory is the host's.
+    unified = total is None or free is None
+    if unified:
         host = host_memory()
         total, free = host.total, host.available
     processes = tuple(
@@ -299,4 +299,5 @@ def _device(found: Mapping[str, Any]) -> DeviceSample:
         processes,
         None if power is None else int(power) / 1000,
         None if busy is None else min(int(busy), 100) / 100,
+        unified,
     )

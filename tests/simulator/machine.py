@@ -73,6 +73,9 @@ class Machine:
         self.memory_total: Bytes = 64 << 30
         self.slept: Seconds = 0.0
         """For how long it has been suspended."""
+        self.driver = DRIVER
+        self.unified = False
+        """Whether the devices say that their memory is the host's."""
         self.stalled = 0.0
         """Part of the time in which programs wait for host memory."""
         self.samples = 0
@@ -188,7 +191,7 @@ class Machine:
         if self.measuring:
             await asyncio.sleep(self.measuring)
         if sight is Sight.BLIND:
-            return Sample(self._now(), DRIVER, (), "GPU is lost; reset or reboot")
+            return Sample(self._now(), self.driver, (), "GPU is lost; reset or reboot")
         devices = tuple(self._device(device, sight) for device in self.totals)
         lost = {}
         if sight is Sight.PARTLY:
@@ -198,7 +201,7 @@ class Machine:
             devices *= 2
         if sight in (Sight.TRUE, Sight.PARTLY):
             self.audit.measured({device.id: device.free for device in devices})
-        return Sample(self._now(), DRIVER, devices, lost=lost)
+        return Sample(self._now(), self.driver, devices, lost=lost)
 
     async def renew(self) -> None:
         """Nothing is open."""
@@ -232,4 +235,4 @@ class Machine:
         total, free = self.totals[device], self.free(device)
         if sight is Sight.NONSENSE:
             free = total + 1
-        return DeviceSample(device, f"GPU-{device}", "simulated", total, free, tuple(processes))
+        return DeviceSample(device, f"GPU-{device}", "simulated", total, free, tuple(processes), unified=self.unified)

@@ -121,7 +121,7 @@ async def test_unified_memory_is_the_hosts_memory_under_the_devices_name(gpu: Gp
     sample = await measured.sample(IN_TIME)
     device = sample.devices[0]
     assert (sample.problem, device.name, device.total) == ("", "NVIDIA GeForce RTX 5090", host_memory().total)
-    assert 0 < device.free <= device.total
+    assert 0 < device.free <= device.total and device.unified
     assert [process.bytes for process in device.processes] == [GIB]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from aitherd.core.upstreams import Reach, RemoteModel
 from aitherd.core.words import Residency
-from aitherd.errors import CannotFit, StartFailed
+from aitherd.errors import CannotFit, Hopeless, StartFailed
 from aitherd.proxy.limits import Limits
 from tests.native.proxy.conftest import House
 from tests.native.proxy.fleet import failing
@@ -162,8 +162,10 @@ async def test_a_model_that_can_never_fit_or_cannot_be_had_gives_way_at_once(hou
     # The same when it only turns out on the way.
     roads.never.clear()
     roads.seconds["challenger"] = 1.0
-    house.fleet.starts["challenger"] = failing(CannotFit("challenger does not fit"))
-    assert who(await ask(house)) == "spark"
+    for error in (CannotFit("challenger does not fit"), Hopeless("challenger cannot be ready within the 3 s left")):
+        house.fleet.starts["challenger"] = failing(error)
+        reply = await ask(house)
+        assert who(reply) == "spark" and error.message in reply.fields["x-aither-reason"]
 
 
 async def test_without_another_route_a_model_s_own_refusal_is_told(house: House, roads: Roads) -> None:
@@ -172,6 +174,10 @@ async def test_without_another_route_a_model_s_own_refusal_is_told(house: House,
     await roads.open("vision")
     reply = await ask(house)
     assert (reply.status, reply.json()["error"]["code"]) == (503, "no_room")
+    house.fleet.starts["vision"] = failing(Hopeless("vision cannot be ready in time", retry_after=42.0))
+    reply = await ask(house)
+    assert (reply.status, reply.json()["error"]["code"]) == (503, "deadline_hopeless")
+    assert reply.fields["retry-after"] == "42"
 
 
 @pytest.mark.parametrize(("leave", "fields"), [(Reach.LOCAL, ()), (Reach.CLOUD, ("X-Aither-Local: only",))])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from aitherd.conductor.outlook import Outlooks
 from aitherd.conductor.records import Event
-from aitherd.config import Model
+from aitherd.config import Fleet, Model
 from aitherd.core.host import STALLED
 from aitherd.core.words import Residency
 from aitherd.errors import DeviceBlind, Hopeless
 from tests.simulator.engines import Nature
-from tests.simulator.machine import Sight
+from tests.simulator.machine import DRIVER, Sight
 from tests.simulator.world import SLEEPER, World, fleet, model
 
 GIB = 1 << 30
@@ -320,3 +321,42 @@ def test_pressure_on_host_memory_ends_sleepers_whatever_is_called_available() ->
         world.advance(15.0)
         assert residency(world, "first") is Residency.ABSENT and residency(world, "other") is Residency.READY
         assert any("programs wait for host memory 30% of the time" in why for why in told(world, Event.STEP, "first"))
+
+
+def test_on_unified_memory_nobody_sleeps_with_the_weights_in_what_is_to_become_free() -> None:
+    kinds = {"engine": "vllm", "command": SLEEPER, "vram": 12 * GIB}
+    with machine([model("first", **kinds), model("other", **kinds)], load=60.0) as world:
+        world.machine.unified = True
+        for name in ("first", "other"):
+            world.send(name, work=0.1)
+            world.advance(100.0)
+        assert (residency(world, "first"), world.conductor.books["first"].level) == (Residency.SLEEPING, 2)
+
+
+def test_what_was_learned_belongs_to_a_model_its_command_and_the_driver_and_survives_a_restart() -> None:
+    with machine([model("chat", vram=4 * GIB)], load=5.0) as world:
+
+        def starts() -> list[float]:
+            world.run(world.conductor.stop("chat"))
+            world.send("chat", work=0.1)
+            world.advance(20.0)
+            return list(world.conductor.books["chat"].learned.starts)
+
+        async def apply(fleet: Fleet) -> None:
+            world.conductor.apply(fleet)
+
+        as_it_was = world.conductor.fleet
+        assert len(starts()) == 1 and len(starts()) == 2
+        world.restart()
+        assert len(starts()) == 3
+        world.machine.driver = "999.2"
+        world.advance(10.0)
+        assert len(starts()) == 1
+        changed = replace(world.conductor.fleet.models["chat"], command=("llama-server", "--ctx-size", "9"))
+        world.run(apply(replace(world.conductor.fleet, models={"chat": changed})))
+        assert len(starts()) == 1 and len(starts()) == 2
+        world.run(apply(as_it_was))
+        world.machine.driver = DRIVER
+        world.advance(10.0)
+        # As it was before, with what was learned then.
+        assert len(starts()) == 4
