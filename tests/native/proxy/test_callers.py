@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -20,7 +23,7 @@ from tests.native.proxy.conftest import House
 from tests.native.proxy.wires import Client, Engine, Reply, read_request, until
 
 KEYS = {"laptop-key": "sk-laptop-0123456789", "bot-key": "sk-bot-9876543210"}
-ME = os.getuid()
+ME, NOBODY = os.getuid(), 65534
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"vision","messages":[]}'
 
@@ -108,6 +111,37 @@ async def test_on_the_unix_socket_the_kernel_says_who_it_is_unless_a_key_does(ho
                 assert (await ask(client, *fields)).status == 200
         await until(lambda: len([log for log in logs if log.get("aither_event") == "request"]) == 3)
     assert [log["caller"] for log in logs if log.get("aither_event") == "request"] == ["me", "me", "bot"]
+
+
+def open_to_all(folder: Path, path: Path) -> None:
+    """Lets every user connect to a socket."""
+    folder.chmod(0o755)
+    path.chmod(0o666)
+
+
+@pytest.mark.skipif(ME != 0, reason="only root can call as another user")
+async def test_two_users_on_one_socket_are_two_callers(house: House) -> None:
+    await house.model("vision")
+    callers = Callers()
+    callers.apply({"captions": Rule(Caller("captions", concurrency=1), uid=NOBODY)})
+    folder = Path(tempfile.mkdtemp(prefix="aither-callers-", dir="/tmp"))
+    try:
+        house.directory = folder
+        await house.open(Limits(tick=0.05), callers=callers)
+        open_to_all(folder, house.path)
+        command = ("curl", "-s", "--unix-socket", str(house.path), f"http://aither{CHAT}", "-d", BODY.decode())
+        with structlog.testing.capture_logs() as logs:
+            for user in (NOBODY, NOBODY + 1, ME):
+                process = await asyncio.create_subprocess_exec(
+                    *("setpriv", "--reuid", str(user), "--clear-groups"), *command, stdout=asyncio.subprocess.PIPE
+                )
+                said, _ = await process.communicate()
+                assert (process.returncode, said) == (0, BODY)
+            await until(lambda: len([log for log in logs if log.get("aither_event") == "request"]) == 3)
+    finally:
+        shutil.rmtree(folder)
+    told = [log["caller"] for log in logs if log.get("aither_event") == "request"]
+    assert told == ["captions", f"uid:{NOBODY + 1}", f"uid:{ME}"]
 
 
 async def test_a_key_that_cannot_be_read_lets_nobody_in(house: House) -> None:
