@@ -29,6 +29,11 @@ class Limits:
     kernel_buffer: Bytes = 128 * KIB
     """SO_SNDBUF of client connections (the kernel doubles it), so that a slow reader cannot park megabytes there."""
 
+    connections: int = 16_384
+    """How many clients there may be at once (503), as far as the process may open descriptors for them."""
+    descriptors: int = 256
+    """How many of those are kept for all else: the bus, engines' health, the state's files."""
+
     header_timeout: Seconds = 10.0
     """From the first byte of a head to its last (408)."""
     body_grace: Seconds = 10.0

@@ -102,6 +102,12 @@ class NoRouteLeft(AitherError):
     status, code, dbus_name = 503, "no_route", "NoRouteLeft"
 
 
+class TooManyClients(AitherError):
+    """There are as many clients as there may be."""
+
+    status, code, dbus_name = 503, "too_many_clients", "TooManyClients"
+
+
 class TooManyListeners(AitherError):
     """There are as many readers of the events as there may be."""
 

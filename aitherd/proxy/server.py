@@ -18,6 +18,7 @@ from aitherd.proxy.exchange import Context
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.metrics import Metrics
 from aitherd.proxy.routing import Routing
+from aitherd.proxy.turned_away import TurnedAway, room
 
 BACKLOG = 4096
 """Clients that may wait to be accepted; the kernel caps it at net.core.somaxconn."""
@@ -42,6 +43,8 @@ class Proxy:
         `leasing`, `records` and `past` are only shown.
         """
         self._context = Context(operations, limits or Limits(), int(time()), routing, callers, leasing, records, past)
+        self._room = room(self._context.limits)
+        self._turned_away: set[TurnedAway] = set()
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,7 +99,10 @@ class Proxy:
             self._timer.cancel()
             self._timer = None
 
-    def _accept(self) -> ClientConnection:
+    def _accept(self) -> asyncio.Protocol:
+        if len(self._context.clients) >= self._room:
+            self._context.metrics.refused += 1
+            return TurnedAway(self._context.limits, self._turned_away)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._context.limits.tick, self._tick)
         return ClientConnection(self._context)
