@@ -58,7 +58,8 @@ class Repeater(asyncio.Protocol):
             if not separator:
                 return
             if not head.startswith(b"HTTP/1.1 200"):
-                self.done.set_exception(RuntimeError(head.decode()))
+                if not self.done.done():
+                    self.done.set_exception(RuntimeError(head.decode()))
                 return
             body = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             self.length = len(head) + 4 + body
