@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test contract check format generate schema bench deb clean
+.PHONY: help venv demo test contract check format generate schema bench fuzz deb clean
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.complete
@@ -15,6 +15,8 @@ ARGS ?=
 ENGINE ?=
 URL ?=
 ONLY ?=
+# How long each target is fuzzed.
+SECONDS ?= 30
 
 # A private service manager with its bus and journal, the C compiler for the NVML test library, and what fetches the
 # real llama-server.
@@ -28,6 +30,7 @@ help:
 	@echo "make contract  what aitherd takes engines to be, against stand-ins, or a server (ENGINE=vllm URL=...)"
 	@echo "make check     formatting, lint, types, import direction, generated files"
 	@echo "make bench     the benchmarks and what they are held against (ONLY=proxy,policy,...)"
+	@echo "make fuzz      made-up bytes for the proxy's edge, SECONDS=30 for each target (corpus: tests/fuzz/corpus)"
 	@echo "make deb       build/aitherd_VERSION_amd64.deb (SUITE=trixie, forky or noble)"
 	@echo "make format    formats the code"
 	@echo "make generate  rewrites what is generated (JSON Schema, diagram, lists of the manual, completions)"
@@ -70,6 +73,9 @@ generate schema: venv
 bench: venv
 	@packaging/require $(NATIVE) nginx-light haproxy
 	$(PYTHON) -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+fuzz: venv
+	$(PYTHON) -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 deb: venv
 	@packaging/require $(DEB)

@@ -13,6 +13,8 @@ from aitherd.proxy.refusals import UpstreamFailed
 from aitherd.proxy.wire import END, HOP, Reader, ResponseEvent, ResponseHead, Switched, strike
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_REASON = re.compile(rb"[\t -~\x80-\xff]*")
+"""RFC 9112 section 4. llhttp lets other bytes through."""
 _SIZE = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,6}")
 _SIZE_LINE = 9
 """Bytes of the longest such line, its end included."""
@@ -148,6 +150,8 @@ class ResponseReader(Reader):
     def on_headers_complete(self) -> None:
         self.in_head = False
         status = self._parser.get_status_code()
+        if _REASON.fullmatch(self._reason) is None:
+            raise self.refuse(UpstreamFailed("the engine's status line has a control character"))
         head_only = self._head_only and status >= 200
         fields: list[bytes] = []
         length: int | None = None
