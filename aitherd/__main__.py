@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
 
 from aitherd import __version__
 
@@ -14,6 +16,9 @@ def main() -> int:
     parser.add_argument("--user", action="store_true", help="serve the user's own systemd manager and session bus")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
+    # What ps, top and the journal (_COMM) call it; the launcher leaves it with the name of the interpreter.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text("aitherd")
     from aitherd.daemon import Options
     from aitherd.daemon import main as run
 

@@ -24,7 +24,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILD = REPOSITORY / "build"
 LOCK = REPOSITORY / "requirements.lock"
-SHIPPED = ("aitherd", "units", "etc", "packaging", "README.md", "SECURITY.md", "LICENSE")
+SHIPPED = ("aitherd", "units", "etc", "packaging", "docs", "README.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE")
 """What of the tree goes into the copy; what is not there yet is left out."""
 
 PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux_2_5")

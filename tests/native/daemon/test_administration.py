@@ -1,5 +1,7 @@
 """What an administrator does to the daemon with systemd's own tools: reload, look at its status, set its log."""
 
+from pathlib import Path
+
 import httpx
 
 from tests.native.daemon.conftest import chat, engine
@@ -42,6 +44,11 @@ def test_a_hangup_reads_the_configuration_and_the_manager_sees_begin_and_end(rig
         "the reload to be over",
     )
     assert chat(http, "second").status_code == 200
+
+
+def test_the_daemon_goes_by_its_name(rig: Rig) -> None:
+    rig.ctl("list")
+    assert Path(f"/proc/{rig.daemon_pid()}/comm").read_text() == "aitherd\n"
 
 
 def test_the_log_level_is_systemctls_to_set(rig: Rig, http: httpx.Client) -> None:
