@@ -14,6 +14,9 @@ _TAIL: Bytes = 2048
 """How much of the end of an answer is looked through for its account."""
 _PIECE = b"data: {"
 """How an event of a stream begins; engines send one a token."""
+_EMPTY = 3
+"""Events of a stream that may carry none: who speaks, why it ended, the account. As long as it is not over, so many are
+taken off: a count cannot be taken back."""
 
 
 class Count:
@@ -28,27 +31,30 @@ class Count:
 class AnswerTokens:
     """The tokens of one answer, counted into those of its model."""
 
-    __slots__ = ("_count", "_last", "_pieces")
+    __slots__ = ("_count", "_counted", "_last", "_pieces")
 
     def __init__(self, count: Count) -> None:
         self._count = count
         self._pieces = 0
+        self._counted = 0
         self._last = b""
 
     def passed(self, data: bytes) -> None:
         """Some more of the answer's body."""
-        pieces = data.count(_PIECE)
-        self._pieces += pieces
-        self._count.total += pieces
+        self._pieces += data.count(_PIECE)
+        self._up_to(self._pieces - _EMPTY)
         self._last = data
 
     def ended(self) -> None:
         """The answer is complete, or broke off."""
         said = _SAID.findall(self._last[-_TAIL:])
-        if said:
-            # A stream's first and last events carry no token, so its own account may be the smaller one.
-            self._count.total += max(int(said[-1]) - self._pieces, 0)
+        self._up_to(int(said[-1]) if said else self._pieces)
         self._last = b""
+
+    def _up_to(self, number: int) -> None:
+        if number > self._counted:
+            self._count.total += number - self._counted
+            self._counted = number
 
 
 def counts_tokens(fields: bytes) -> bool:

@@ -106,7 +106,13 @@ class Rig:
         return httpx.Client(transport=transport, base_url="http://aither", timeout=timeout, trust_env=False)
 
     def tcp(self) -> str:
-        """Has the proxy listen on a free port of the loopback address, too; returns its URL. Before the daemon runs."""
+        """Has the proxy listen on a port of the loopback address, too; returns its URL. Before the daemon runs."""
+        port = self.offer_tcp()
+        self.manager.systemctl("start", "aitherd-tcp.socket")
+        return f"http://127.0.0.1:{port}"
+
+    def offer_tcp(self) -> int:
+        """Installs aitherd-tcp.socket, on a free port instead of its own, which is returned."""
         with socket.socket() as plug:
             plug.bind(("127.0.0.1", 0))
             port: int = plug.getsockname()[1]
@@ -114,8 +120,7 @@ class Rig:
         assert "127.0.0.1:8150" in unit
         self.manager.install_unit("aitherd-tcp.socket", unit.replace(":8150", f":{port}"))
         self.manager.reload()
-        self.manager.systemctl("start", "aitherd-tcp.socket")
-        return f"http://127.0.0.1:{port}"
+        return port
 
     def ctl(self, *arguments: str, check: bool = True, timeout: float = WAIT_S) -> CompletedProcess[str]:
         """Runs `aitherctl --user`."""

@@ -130,6 +130,7 @@ def test_what_a_page_says_happens(page: Path, rig: Rig, tmp_path: Path) -> None:
         "/etc/aither/": f"{rig.etc}/",
         "spark.local:8120": f"127.0.0.1:{port}",
         "api.example.com": f"127.0.0.1:{port}",
+        "127.0.0.1:8150": f"127.0.0.1:{rig.offer_tcp()}",
     }
 
     def local(text: str) -> str:

@@ -57,9 +57,9 @@ def url(rig: Rig) -> str:
     return url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Debian's Chromium. While it is there playwright keeps an event loop running: no asynchronous test may be near."""
     if not CHROMIUM.exists():
         if os.environ.get("CI"):
             raise AssertionError("chromium is not installed")

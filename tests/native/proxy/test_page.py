@@ -14,6 +14,7 @@ from aitherd.core.words import Residency, Seconds
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.pages import DIRECTORY, FILES
 from tests.native.proxy.conftest import House
+from tests.native.proxy.test_callers import LAPTOP, key, once, opened
 from tests.native.proxy.test_local import get
 from tests.native.proxy.wires import until
 
@@ -172,6 +173,21 @@ async def test_somebody_else_over_tcp_may_look_and_ask_but_not_stop(house: House
     )
     assert done.stdout.split() == ["200", "200", "403"], done.stderr
     assert house.fleet.models["vision"].residency is Residency.READY
+
+
+async def test_where_keys_are_needed_the_page_comes_without_and_a_key_may_stop(house: House) -> None:
+    await house.model("vision")
+    await opened(house, LAPTOP)
+    for path, status in (
+        ("/", 200),
+        ("/page/main.js", 200),
+        ("/api/page", 401),
+        ("/api/history", 401),
+        ("/events", 401),
+    ):
+        assert (await once(house, path=path)).status == status, path
+    about = await once(house, key("laptop-key"), path="/api/page")
+    assert about.json()["may_stop"] is True
 
 
 async def test_a_web_socket_of_our_own_page_is_let_through(house: House) -> None:

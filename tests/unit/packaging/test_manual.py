@@ -159,7 +159,8 @@ def test_every_route_is_explained_with_its_method() -> None:
         for one in tag.split(", "):
             method, path = one.rstrip(" ,").split(" ")
             told.add((method, path.removesuffix("/...")))
-    known = [match.route for match in routes.FIXED.values()]
+    # What the page is made of is not called by anybody else.
+    known = [match.route for path, match in routes.FIXED.items() if not path.startswith(b"/page/")]
     known += [routes.MODEL, routes.SWAP, routes.UNLOAD, routes.UPSTREAM]
     assert told == {(route.methods[0].decode() if route.methods else "ANY", route.name) for route in known}
 
