@@ -55,7 +55,7 @@ class Point(StrEnum):
     QUARANTINE_DUE = "quarantine-due"
     """Bytes did not come back, and are not booked as lost."""
     QUARANTINED = "quarantined"
-    """They are booked as lost, and that is not saved."""
+    """They are booked as lost and saved, and nobody who waits for the stop knows."""
     DEATH_SEEN = "death-seen"
     """An engine ended by itself, and what follows from it was not done."""
     HOLD_BOOKED = "hold-booked"

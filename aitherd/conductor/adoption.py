@@ -14,9 +14,10 @@ from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
 from aitherd.conductor.rise import Rise
 from aitherd.conductor.sleeping import Sleeping
+from aitherd.core.ledger import lingering
 from aitherd.core.residency import Event as Move
 from aitherd.core.vitality import Doubt
-from aitherd.core.words import Endpoint
+from aitherd.core.words import Bytes, DeviceId, Endpoint, format_bytes
 from aitherd.engines.base import Health
 from aitherd.errors import HostFailure
 from aitherd.failpoints import Point, reach
@@ -59,6 +60,24 @@ class Adoption:
         reach(Point.ADOPTION_DONE)
         active = {unit.name for unit in units if unit.active_state == "active"}
         return frozenset(name for name in self._books if model_unit(name) in active)
+
+    def quarantine(self, lost: Mapping[str, Mapping[DeviceId, Bytes]]) -> None:
+        """Goes on with quarantines of an earlier daemon, as far as the bytes are still used by nobody."""
+        for name, counts in lost.items():
+            book = self._books.get(name)
+            left, without = lingering(self._meter.accounts, counts)
+            if book is None or book.alive or not left:
+                continue
+            book.lost, book.lost_since = left, without
+            shown = ", ".join(f"{format_bytes(count)} on {device}" for device, count in sorted(left.items()))
+            book.error = f"{shown} did not come back after it was stopped"
+            book.move(Move.ADOPT_LOST)
+            self._records.add(
+                Event.QUARANTINED,
+                f"{name}: {book.error}; they are left alone until they return",
+                model=name,
+                missing=left,
+            )
 
     async def _take_over(self, unit: UnitStatus, levels: Mapping[str, int]) -> None:
         name = model_of(unit.name) or ""

@@ -180,6 +180,7 @@ class Conductor:
         before = self._state
         self._state = State(learned=before.learned)
         active = await self.adoption.adopt(before.levels, faults)
+        self.adoption.quarantine(before.lost)
         self._background(self._protection.follow(self.fleet.models.values()))
         # A hold whose unit was stopped and whose engine is gone ended while no daemon was there.
         held = active | {name for name in before.held if name in self.books and self.books[name].alive}
@@ -330,6 +331,8 @@ class Conductor:
         book = self.books.get(name)
         if book is not None:
             self._holds.keep_essential(book)
+            if book.residency is Residency.QUARANTINED and name not in self._state.lost:
+                self._save()
         for listener in self._listeners:
             listener(name)
 
@@ -369,6 +372,7 @@ class Conductor:
         self._state.held = frozenset(book.name for book in self.books.values() if book.held)
         self._state.levels = {book.name: book.level for book in self.books.values() if book.level}
         self._state.stopped = frozenset(book.name for book in self.books.values() if book.stopped_by_person)
+        self._state.lost = {name: book.lost for name, book in self.books.items() if book.lost}
         self._state.leases = self.leasing.leases.kept
         self._store.save(self._state)
 

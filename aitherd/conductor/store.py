@@ -46,6 +46,8 @@ class State:
     """Models that a person stopped and that would otherwise come up by themselves."""
     levels: Mapping[str, int] = field(default_factory=dict)
     """Sleep levels of the models that sleep; an engine does not tell its own."""
+    lost: Mapping[str, Mapping[DeviceId, Bytes]] = field(default_factory=dict)
+    """Bytes that models left behind on devices and that had not come back, by model."""
     learned: dict[str, Learned] = field(default_factory=dict)
     """Key from `learning_key`."""
     leases: Mapping[str, KeptLease] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Store:
                 "held": sorted(state.held),
                 "stopped": sorted(state.stopped),
                 "levels": dict(sorted(state.levels.items())),
+                "lost": {name: dict(sorted(lost.items())) for name, lost in sorted(state.lost.items())},
                 "learned": {key: learned.to_json() for key, learned in sorted(state.learned.items())},
                 "leases": {key: asdict(lease) for key, lease in sorted(state.leases.items())},
             },
@@ -120,12 +123,15 @@ def _parse(data: Mapping[str, object]) -> State:
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r} instead of {VERSION}")
     learned, levels = data["learned"], data["levels"]
-    leases = data.get("leases", {})
+    leases, lost = data.get("leases", {}), data.get("lost", {})
     if not isinstance(learned, dict) or not isinstance(levels, dict) or not isinstance(leases, dict):
         raise TypeError("learned, levels and leases are tables")
+    if not isinstance(lost, dict) or not all(isinstance(found, dict) for found in lost.values()):
+        raise TypeError("lost is a table of tables")
     return State(
         held=_names(data["held"]),
         stopped=_names(data["stopped"]),
+        lost={str(name): {str(at): int(count) for at, count in found.items()} for name, found in lost.items()},
         levels={str(name): int(level) for name, level in levels.items()},
         learned={str(key): Learned.from_json(value) for key, value in learned.items()},
         leases={str(key): _lease(value) for key, value in leases.items()},

@@ -260,6 +260,15 @@ def _service(cgroup: str, services: Mapping[str, str]) -> str:
     return next((services[part] for part in cgroup.split("/") if part in services), "") if services else ""
 
 
+def lingering(accounts: Accounts, lost: Mapping[DeviceId, Bytes]) -> tuple[Mapping[DeviceId, Bytes], Accounts]:
+    """What of bytes that were `lost` earlier may still be used by nobody now, and the accounts as they would be without
+    it: against them `outstanding` tells when it is back."""
+    left = {device: min(count, max(accounts.unattributed.get(device, 0), 0)) for device, count in lost.items()}
+    left = {device: count for device, count in left.items() if count > min(SLACK, lost[device] // 8)}
+    without = {device: count - left.get(device, 0) for device, count in accounts.unattributed.items()}
+    return left, replace(accounts, unattributed=without)
+
+
 def _owner(cgroup: str, owners: Mapping[str, str]) -> str | None:
     while cgroup:
         if cgroup in owners:

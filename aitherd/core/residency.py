@@ -50,6 +50,8 @@ class Event(StrEnum):
     """A daemon that comes back finds it on its way up."""
     ADOPT_ASLEEP = "adopt-asleep"
     """A daemon that comes back finds it asleep."""
+    ADOPT_LOST = "adopt-lost"
+    """A daemon that comes back knows of bytes that it left behind, and finds them still used."""
 
 
 TABLE: Mapping[tuple[Residency, Event], Residency] = MappingProxyType(
@@ -58,6 +60,7 @@ TABLE: Mapping[tuple[Residency, Event], Residency] = MappingProxyType(
         (Residency.ABSENT, Event.ADOPT_READY): Residency.READY,
         (Residency.ABSENT, Event.ADOPT_STARTING): Residency.STARTING,
         (Residency.ABSENT, Event.ADOPT_ASLEEP): Residency.SLEEPING,
+        (Residency.ABSENT, Event.ADOPT_LOST): Residency.QUARANTINED,
         (Residency.STARTING, Event.UP): Residency.READY,
         (Residency.STARTING, Event.STOP): Residency.STOPPING,
         (Residency.STARTING, Event.DIED): Residency.FAILED,

@@ -22,6 +22,7 @@ def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
         held=frozenset({"chat"}),
         stopped=frozenset({"embed"}),
         levels={"challenger": 2},
+        lost={"leaky": {"gpu0": 4 << 30}},
         learned={key: learned()},
         leases={"a1": KeptLease(8 << 30, "gpu0", "a game", 4711, 12345, since=1.5, ends=0.0)},
     )

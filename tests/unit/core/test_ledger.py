@@ -18,6 +18,7 @@ from aitherd.core.ledger import (
     account,
     believed,
     carried,
+    lingering,
     outstanding,
     starved,
 )
@@ -208,6 +209,20 @@ class TestCarried:
     def test_a_device_that_was_never_seen_is_named_all_the_same(self) -> None:
         view = carried(books(), books(), {"gpu7": "lost"}, reserve=GIB).devices["gpu7"]
         assert (view.total, view.fresh, view.problem) == (0, False, "lost")
+
+
+class TestLingering:
+    def test_bytes_that_were_lost_stay_lost_as_far_as_nobody_has_them(self) -> None:
+        left, without = lingering(books(foreign(2 * GIB), lingering=6 * GIB), {"gpu0": 4 * GIB})
+        assert left == {"gpu0": 4 * GIB}
+        # Against the accounts without them they are outstanding until they are back.
+        still = books(foreign(2 * GIB), lingering=6 * GIB)
+        assert outstanding(without, still, "vision", left) == {"gpu0": 4 * GIB}
+        assert outstanding(without, books(foreign(3 * GIB), lingering=2 * GIB), "vision", left) == {}
+
+    def test_bytes_that_came_back_meanwhile_are_not_lost(self) -> None:
+        assert lingering(books(foreign(2 * GIB)), {"gpu0": 4 * GIB})[0] == {}
+        assert lingering(books(lingering=GIB), {"gpu0": 4 * GIB, "gpu9": GIB})[0] == {"gpu0": GIB}
 
 
 class TestOutstanding:

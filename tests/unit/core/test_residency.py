@@ -76,7 +76,7 @@ class Life(RuleBasedStateMachine):
             self.residency = move(self.residency, event)
         except ForbiddenMove:
             return
-        if event is Event.LOST:
+        if event in (Event.LOST, Event.ADOPT_LOST):
             self.lost = True
         if event is Event.RETURNED:
             self.lost = False
