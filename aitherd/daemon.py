@@ -108,7 +108,7 @@ class Daemon:
             callers = Callers(records)
             callers.apply(conductor.fleet.callers)
             chronicle = Chronicle(state_directory(user))
-            history = History(clock.unix, chronicle.read())
+            history = History(clock.unix)
             conductor.subscribe(history.follow(conductor.books, lambda: conductor.meter.accounts, records))
             proxy = Proxy(
                 conductor,

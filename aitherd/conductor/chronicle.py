@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from aitherd.conductor.history import Entry, History, Kind
@@ -38,7 +39,8 @@ class Chronicle:
         return [entry for path in (self._older, self._path) for entry in self._lines(path)]
 
     async def keep(self, history: History, pause: Seconds = PAUSE) -> None:
-        """Writes down what `history` has, until cancelled; sleeps while there is nothing new."""
+        """Has `history` recall what was written, and writes down what it has, until cancelled; sleeps in between."""
+        history.recall(await asyncio.to_thread(self.read))
         news = asyncio.Event()
         history.on_news(news.set)
         try:
@@ -89,9 +91,9 @@ class Chronicle:
             return
         for line in text.splitlines():
             try:
-                time, kind, subject, value = json.loads(line)
+                time, kind, subject, value = msgspec.json.decode(line)
                 entry = Entry(float(time), Kind(kind), str(subject), value)
-            except (ValueError, TypeError, RecursionError):
+            except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
                 continue
             if _well_formed(entry):
                 yield entry

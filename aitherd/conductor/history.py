@@ -71,8 +71,8 @@ _SLOTTED = frozenset({Kind.BYTES, Kind.WAIT})
 class History:
     """The last hours. Implements `operations.Past`."""
 
-    def __init__(self, clock: Callable[[], Seconds], kept: Iterable[Entry] = (), began: str = __version__) -> None:
-        """`clock` gives Unix time, `kept` what an earlier daemon wrote down, oldest first."""
+    def __init__(self, clock: Callable[[], Seconds], began: str = __version__) -> None:
+        """`clock` gives Unix time."""
         self._clock = clock
         self._series: dict[tuple[Kind, str], list[Entry]] = {}
         self._fresh: dict[tuple[Kind, str, int], Entry] = {}
@@ -81,8 +81,7 @@ class History:
         self._read = 0
         """Number of the last record that was taken."""
         self._wake: Callable[[], None] = lambda: None
-        for entry in kept:
-            self._keep(entry)
+        self._books: Mapping[str, Book] = {}
         self._add(Kind.BEGAN, "", began)
 
     def on_news(self, wake: Callable[[], None]) -> None:
@@ -95,6 +94,20 @@ class History:
         fresh, self._fresh = self._fresh, {}
         return list(fresh.values())
 
+    def recall(self, written: Iterable[Entry]) -> None:
+        """Puts what earlier daemons wrote down, oldest first, before what happened since this one began."""
+        since = sorted((entry for series in self._series.values() for entry in series), key=lambda entry: entry.time)
+        self._series.clear()
+        for entry in written:
+            self._keep(entry)
+        for entry in since:
+            last = self._last(entry.kind, entry.subject)
+            if entry.kind is not Kind.RESIDENCY or last is None or last.value != entry.value:
+                self._keep(entry)
+        for (kind, name), series in list(self._series.items()):
+            if kind is Kind.RESIDENCY and name not in self._books and series[-1].value[0] != Residency.ABSENT:
+                self._add(kind, name, [str(Residency.ABSENT), 0])
+
     # --- what it is told -----------------------------------------------------------------------------------------
 
     def follow(self, books: Mapping[str, Book], accounts: Callable[[], Accounts], records: Records) -> Follower:
@@ -103,9 +116,7 @@ class History:
 
         What happened while nobody looked is not known.
         """
-        for (kind, name), series in list(self._series.items()):
-            if kind is Kind.RESIDENCY and name not in books and series[-1].value[0] != Residency.ABSENT:
-                self._add(kind, name, [str(Residency.ABSENT), 0])
+        self._books = books
 
         def look(name: str) -> None:
             if not name:
@@ -133,12 +144,8 @@ class History:
 
     def _residency(self, name: str, residency: Residency, level: int) -> None:
         last = self._last(Kind.RESIDENCY, name)
-        if last is None:
-            if residency is Residency.ABSENT:
-                return
-        elif last.value[0] == residency and last.value[1] == level:
-            return
-        self._add(Kind.RESIDENCY, name, [str(residency), level])
+        if last is None or last.value[0] != residency or last.value[1] != level:
+            self._add(Kind.RESIDENCY, name, [str(residency), level])
 
     def _look_at_devices(self, accounts: Accounts) -> None:
         for device in accounts.devices.values():
