@@ -57,6 +57,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     findings += _devices(sample)
     if fleet is not None:
         models = _chosen(fleet, arguments.names)
+        if not arguments.names:
+            findings += _services(fleet)
         totals = {device.id: device.total for device in sample.devices}
         for problem in (*config.check_devices(fleet, totals), *config.check_driver(fleet, sample.driver)):
             findings.append(Finding(ERROR if problem.error else WARNING, "configuration", str(problem)))
@@ -76,6 +78,20 @@ def _chosen(fleet: Fleet, names: Sequence[str]) -> Sequence[Model]:
         if name not in fleet.names:
             raise Failure(f"there is no model {name}", "aitherctl check-config lists them", status=Exit.UNKNOWN)
     return [fleet.models[fleet.names[name]] for name in names] or list(fleet.models.values())
+
+
+def _services(fleet: Fleet) -> Iterator[Finding]:
+    """Services that are not ours: whether anybody is there who could be asked."""
+    for service in fleet.services.values():
+        if taken(service.port):
+            yield Finding(FINE, service.name, f"something listens on port {service.port}")
+        else:
+            yield Finding(
+                WARNING,
+                service.name,
+                f"nothing listens on port {service.port}",
+                f"is {service.unit} running? what it holds cannot be had back",
+            )
 
 
 def _devices(sample: Sample) -> Iterator[Finding]:

@@ -137,3 +137,19 @@ def test_what_the_others_say_about_the_gpu() -> None:
     assert "does not list" in llama_verdict("error: invalid argument: --list-devices")
     assert "sees no GPU" in ctranslate2_verdict('{"devices": 0}')
     assert "cannot be asked" in ctranslate2_verdict("Traceback")
+
+
+def test_a_service_that_is_not_ours_and_not_there_is_told(
+    examine: Examine, program: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examine(model(program))
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", 0))
+        somebody.listen()
+        port = somebody.getsockname()[1]
+        section = f'[foreign.ollama]\nengine = "ollama"\nunit = "ollama.service"\nport = {port}\n'
+        (tmp_path / "etc" / "aitherd.toml").write_text(section)
+        main(["doctor", "--user"])
+        assert f"ollama: something listens on port {port}" in capsys.readouterr().out
+    main(["doctor", "--user"])
+    assert f"ollama: nothing listens on port {port}; is ollama.service running?" in capsys.readouterr().out
