@@ -19,6 +19,9 @@ def main() -> int:
     # What ps, top and the journal (_COMM) call it; the launcher leaves it with the name of the interpreter.
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text("aitherd")
+    # structlog dresses what it writes to a terminal with rich, where that is installed. The daemon writes nothing like
+    # that, and rich would be a tenth of what its activation takes.
+    sys.modules["rich"] = None  # type: ignore[assignment]
     from aitherd.daemon import Options
     from aitherd.daemon import main as run
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from pathlib import Path
+
+import structlog
 
 REPOSITORY = Path(__file__).parents[2]
 SUITES = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
@@ -16,8 +17,7 @@ SUITES = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}
 
 def search_path() -> str:
     """PYTHONPATH with which any interpreter of this version finds our code and the environment's packages."""
-    inherited = os.environ.get("PYTHONPATH")
-    return inherited or f"{REPOSITORY}:{sysconfig.get_path('purelib')}"
+    return f"{REPOSITORY}:{Path(structlog.__file__).parents[1]}"
 
 
 def switch() -> None:
