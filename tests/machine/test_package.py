@@ -103,7 +103,7 @@ def test_the_programs_run_on_their_own_packages_only(installed: Guest) -> None:
 
 
 def test_without_its_python_it_says_so_and_is_not_started_over_and_over(installed: Guest) -> None:
-    python = installed.run("readlink /usr/lib/aitherd/bin/python", check=True).stdout.strip()
+    python = installed.run("readlink -m /usr/lib/aitherd/bin/python", check=True).stdout.strip()
     said = f"it was installed for {python}, which is not there: install the aitherd package of this release"
     installed.run(f"mv {python} {python}.away", check=True)
     try:
