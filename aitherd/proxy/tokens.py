@@ -1,6 +1,6 @@
 """Counts the tokens of answers as they pass: as the engine counts them where it says, else the pieces of a stream.
 
-Only looks: nothing is parsed, nothing changed, and nothing kept but the last piece.
+Only looks: nothing is parsed, nothing changed, and nothing kept but the last two pieces.
 """
 
 from __future__ import annotations
@@ -31,25 +31,27 @@ class Count:
 class AnswerTokens:
     """The tokens of one answer, counted into those of its model."""
 
-    __slots__ = ("_count", "_counted", "_last", "_pieces")
+    __slots__ = ("_before", "_count", "_counted", "_last", "_pieces")
 
     def __init__(self, count: Count) -> None:
         self._count = count
         self._pieces = 0
         self._counted = 0
+        self._before = b""
         self._last = b""
 
     def passed(self, data: bytes) -> None:
         """Some more of the answer's body."""
         self._pieces += data.count(_PIECE)
         self._up_to(self._pieces - _EMPTY)
-        self._last = data
+        self._before, self._last = self._last, data
 
     def ended(self) -> None:
         """The answer is complete, or broke off."""
-        said = _SAID.findall(self._last[-_TAIL:])
+        # A stream's last event is only that it is over.
+        said = _SAID.findall(self._before[-_TAIL:] + self._last[-_TAIL:])
         self._up_to(int(said[-1]) if said else self._pieces)
-        self._last = b""
+        self._before = self._last = b""
 
     def _up_to(self, number: int) -> None:
         if number > self._counted:

@@ -14,6 +14,7 @@ STREAM = [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'] * 5
         ([b"".join(STREAM)], 5),
         # What the engine says counts, where it says more than went by: several tokens came in one event.
         ([*STREAM, b'data: {"usage":{"prompt_tokens":3,"completion_tokens":40}}\n\ndata: [DONE]\n\n'], 40),
+        ([*STREAM, b'data: {"usage":{"completion_tokens":4}}\n\n', b"data: [DONE]\n\n"], 4),
         ([b'{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12}}'], 12),
         ([b'{"usage":{"input_tokens":9,"output_tokens": 13}}'], 13),
         ([b'{"error":{"message":"no"}}'], 0),
