@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from sdbus import SdBus
 from sdbus.exceptions import DbusFailedError, SdBusBaseError, SdBusLibraryError, SdBusUnmappedMessageError
 from sdbus.sd_bus_internals import SdBusMessage
@@ -81,7 +82,8 @@ def message(
 
 
 async def send(bus: SdBus, call: SdBusMessage) -> tuple[Any, ...]:
-    """The reply's arguments, always as a tuple. Raises Refused."""
+    """The reply's arguments, always as a tuple. Raises Refused. At level debug each call is logged, without values."""
+    structlog.get_logger("aitherd").debug(f"calls {call.member} of {call.destination}", object=call.path)
     try:
         reply = await bus.call_async(call)
     except SdBusUnmappedMessageError as error:

@@ -67,6 +67,7 @@ def test_the_log_level_is_systemctls_to_set(rig: Rig, http: httpx.Client) -> Non
     # systemd has not been told of this model, so no unit follows the hold: nobody's trouble, but worth a line.
     rig.ctl("hold", "quiet")
     rig.wait_for(lambda: "the model unit does not follow" in rig.manager.journal(*debugging), "what debugging shows")
+    assert "calls StartTransientUnit of org.freedesktop.systemd1" in rig.manager.journal(*debugging)
     assert rig.manager.systemctl("service-log-target", "aitherd.service").stdout.strip() == "journal"
     # What a configuration says holds again when one is taken over.
     rig.settings('[log]\nlevel = "warning"\n')
