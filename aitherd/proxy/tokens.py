@@ -42,9 +42,13 @@ class AnswerTokens:
 
     def passed(self, data: bytes) -> None:
         """Some more of the answer's body."""
-        self._pieces += data.count(_PIECE)
-        self._up_to(self._pieces - _EMPTY)
         self._before, self._last = self._last, data
+        if pieces := data.count(_PIECE):
+            self._pieces += pieces
+            ahead = self._pieces - _EMPTY - self._counted
+            if ahead > 0:
+                self._count.total += ahead
+                self._counted += ahead
 
     def ended(self) -> None:
         """The answer is complete, or broke off."""

@@ -19,7 +19,7 @@ from tests.testbed.errors import ManagerUnavailable
 from tests.testbed.llama import LlamaUnavailable
 
 RESULT = Path(__file__).parents[2] / "build" / "bench.json"
-PARTS = ("plan", "activation", "idle", "cold-start", "proxy", "policy")
+PARTS = ("plan", "activation", "idle", "cold-start", "overload", "proxy", "policy")
 
 
 def module(part: str) -> str:

@@ -18,7 +18,7 @@ import uvloop
 
 from aitherd.conductor.operations import ModelStatus
 from aitherd.core.callers import ANYBODY, Caller
-from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Seconds
+from aitherd.core.words import DeviceView, Endpoint, Plan, Refusal, Residency, ResidencyClass, Seconds
 from aitherd.errors import UnknownModel
 from aitherd.host import log
 from aitherd.proxy.server import Proxy
@@ -88,12 +88,17 @@ class Ready:
         return Plan(model, (), (), {}, "ready")
 
     def status(self, model: str) -> ModelStatus:
-        """Not asked for here: requests name what the model serves."""
-        raise UnknownModel(model)
+        """As a ready model's is."""
+        return ModelStatus(
+            name=model, description="", engine="exec", residency_class=ResidencyClass.ON_DEMAND,
+            residency=Residency.READY, level=0, serves=("bench",), can=(), unit="", model_unit="", declared=1 << 30,
+            expected=1 << 30, measured={}, in_flight=0, waiting=0, held=False, busy=False, since=0.0, last_used=0.0,
+            stops_at=0.0, endpoint=self._endpoint, command=(), error="", stage="",
+        )  # fmt: skip
 
     def statuses(self) -> tuple[ModelStatus, ...]:
-        """None shown."""
-        return ()
+        """All of them."""
+        return tuple(self.status(name) for name in sorted(set(NAMES.values())))
 
     def devices(self) -> tuple[DeviceView, ...]:
         """None shown."""
