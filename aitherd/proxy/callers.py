@@ -19,6 +19,8 @@ from aitherd.core.words import Seconds
 from aitherd.proxy.addresses import credential
 from aitherd.proxy.refusals import OverQuota, Unauthorized
 
+KEPT = 1024
+"""Callers that are remembered before those are forgotten of whom nothing has to be known."""
 _UCRED = struct.Struct("3i")
 """`struct ucred`: PID, user, group. unix(7)"""
 
@@ -71,6 +73,8 @@ class Callers:
             caller = caller_of(peer, self._rules)
         found = self._standings.get(caller.name)
         if found is None:
+            if len(self._standings) >= KEPT:
+                self._forget()
             # A full bucket to begin with.
             found = self._standings[caller.name] = Standing(caller, left=float(caller.rate or 0), at=self._clock())
         elif found.caller != caller:
@@ -86,6 +90,13 @@ class Callers:
                 f"{caller.rate} requests a minute"
             )  # fmt: skip
             raise OverQuota(f"{caller.name} may have {bound}", remedy="try again later", retry_after=later)
+
+    def _forget(self) -> None:
+        """Drops those who have nothing under way and no quota to remember, of whom there may be one for each user."""
+        bounded = {rule.caller.name for rule in self._rules}
+        kept = {name: one for name, one in self._standings.items() if one.in_flight or name in bounded}
+        self._standings.clear()
+        self._standings.update(kept)
 
     def standings(self) -> Mapping[str, Standing]:
         """All callers that have been seen, by name."""

@@ -15,10 +15,11 @@ import pytest
 import structlog
 
 from aitherd.conductor.records import Records
-from aitherd.core.callers import Caller, Rule
+from aitherd.core.callers import Caller, Peer, Rule
 from aitherd.core.words import Priority, Residency
-from aitherd.proxy.callers import Callers
+from aitherd.proxy.callers import KEPT, Callers
 from aitherd.proxy.limits import Limits
+from aitherd.proxy.refusals import OverQuota
 from tests.native.proxy.conftest import House
 from tests.native.proxy.wires import Client, Engine, Reply, read_request, until
 
@@ -214,6 +215,20 @@ async def test_who_asks_is_told_to_the_waiting_line(house: House) -> None:
     async with await house.client() as client:
         assert (await ask(client)).status == 200
     assert house.fleet.asked == [("vision", batch)]
+
+
+async def test_callers_of_whom_nothing_has_to_be_known_are_forgotten() -> None:
+    callers = Callers()
+    callers.apply({"captions": Rule(Caller("captions", rate=1), uid=1)})
+    busy = callers.standing(Peer(2, 2), b"")
+    callers.enter(busy)
+    callers.enter(callers.standing(Peer(1, 1), b""))
+    for uid in range(1000, 1000 + 2 * KEPT):
+        callers.standing(Peer(uid, uid), b"")
+    assert len(callers.standings()) <= KEPT
+    assert callers.standing(Peer(2, 2), b"") is busy
+    with pytest.raises(OverQuota):
+        callers.enter(callers.standing(Peer(1, 1), b""))
 
 
 async def test_the_official_client_is_let_in_by_its_key_and_shown_the_door_without(house: House) -> None:
