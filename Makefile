@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test contract check format generate schema bench fuzz deb clean
+.PHONY: help venv demo test page contract check format generate schema bench fuzz deb clean
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.complete
@@ -28,6 +28,7 @@ help:
 	@echo "make demo      the main story, told by real parts on this machine"
 	@echo "make test      unit, native and machine tests (ARGS=... for pytest)"
 	@echo "make contract  what aitherd takes engines to be, against stand-ins, or a server (ENGINE=vllm URL=...)"
+	@echo "make page      the live page in Chromium, the metrics in Prometheus; pictures in build/screenshots"
 	@echo "make check     formatting, lint, types, import direction, generated files"
 	@echo "make bench     the benchmarks and what they are held against (ONLY=proxy,policy,...)"
 	@echo "make fuzz      made-up bytes for the proxy's edge, SECONDS=30 for each target (corpus: tests/fuzz/corpus)"
@@ -54,6 +55,10 @@ test: venv
 contract: venv
 	@packaging/require mmdebstrap gcc libc6-dev
 	CONTRACT_ENGINE=$(ENGINE) CONTRACT_URL=$(URL) $(PYTHON) -m pytest $(ARGS) tests/contract
+
+page: venv
+	@packaging/require $(NATIVE) chromium fonts-dejavu-core prometheus
+	$(PYTHON) -m pytest $(ARGS) tests/native/page tests/native/prometheus
 
 check: venv
 	$(PYTHON) -m ruff format --check

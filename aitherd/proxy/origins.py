@@ -7,7 +7,6 @@ requests they are, and what those are given, is not decided here.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import pwd
 import re
@@ -80,8 +79,8 @@ class Hosts:
 
 def _is_address(name: str) -> bool:
     try:
-        ipaddress.ip_address(name)
-    except ValueError:
+        socket.inet_pton(socket.AF_INET6 if ":" in name else socket.AF_INET, name)
+    except OSError:
         return False
     return True
 
