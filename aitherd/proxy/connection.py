@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from time import monotonic
 from types import MappingProxyType
@@ -60,6 +60,8 @@ class ClientConnection(asyncio.Protocol):
         self._context = context
         self._reader = RequestReader(context.limits)
         self._transport: asyncio.Transport = cast("Any", None)
+        self.write: Callable[[bytes], None] = cast("Any", None)
+        """Sends: the transport's own, since every piece of every answer goes through here."""
         self.visitor: Visitor = cast("Any", None)
         self._exchange: Exchange | None = None
         self._phase: _Phase = _IDLE
@@ -88,6 +90,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
         limits = self._context.limits
         self._transport.set_write_buffer_limits(high=limits.high_water)
         plug = transport.get_extra_info("socket")
@@ -133,9 +136,6 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.client_drained()
 
     # What an exchange calls.
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
 
     def pause(self) -> None:
         if not self._paused_since and not self._transport.is_closing():

@@ -40,7 +40,7 @@ class ClientSide(Protocol):
 
     visitor: Visitor
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, /) -> None:
         """Sends."""
 
     def pause(self) -> None:

@@ -58,11 +58,11 @@ class Passing(Sending):
 
     def _passed(self, data: bytes) -> None:
         """The engine sent whole chunks, and the client's are the same."""
-        if self._tokens is not None:
-            self._tokens.passed(data)
         self.sent += len(data)
         self.client.write(data)
         self._stirred = True
+        if self._tokens is not None:
+            self._tokens.passed(data)
 
     def _pass_on(self, out: list[bytes], body: list[bytes], *, ended: bool) -> None:
         if body:

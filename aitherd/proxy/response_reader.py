@@ -16,7 +16,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _REASON = re.compile(rb"[\t -~\x80-\xff]*")
 """RFC 9112 section 4. llhttp lets other bytes through."""
 _SIZE = re.compile(rb"[1-9A-Fa-f][0-9A-Fa-f]{0,6}")
-_SIZE_LINE = 9
+SIZE_LINE = 9
 """Bytes of the longest such line, its end included."""
 
 _SIZES_KEPT = 1024
@@ -26,7 +26,7 @@ _OWN = HOP | _FRAMING | _OURS
 """Fields that are not passed on as they came."""
 
 
-_sizes: dict[bytes, int] = {}
+sizes: dict[bytes, int] = {}
 """Lines that begin chunks and the sizes that they say: a stream has few different ones."""
 
 
@@ -34,9 +34,9 @@ def _size(line: bytes) -> int:
     """The size of a chunk that begins with this line; 0 for one that is not plain."""
     if _SIZE.fullmatch(line) is None:
         return 0
-    if len(_sizes) >= _SIZES_KEPT:
-        _sizes.clear()
-    size = _sizes[line] = int(line, 16)
+    if len(sizes) >= _SIZES_KEPT:
+        sizes.clear()
+    size = sizes[line] = int(line, 16)
     return size
 
 
@@ -57,7 +57,7 @@ class ResponseReader(Reader):
         self.same: ResponseHead = cast("Any", None)
         """The head that `_repeats` remembers; only its length differs from answer to answer."""
         self._in_chunk = False
-        self._may_chunk = False
+        self.may_chunk = False
         """Whether exactly here the next chunk may begin."""
         self._parser = httptools.HttpResponseParser(self)
 
@@ -80,14 +80,14 @@ class ResponseReader(Reader):
 
         Instead of `feed`, which would have yielded what is in them. They can be passed on as they are.
         """
-        if not self._may_chunk:
+        if not self.may_chunk:
             return False
         at, end = 0, len(data)
         while at < end:
-            line = data.find(b"\r\n", at, at + _SIZE_LINE)
+            line = data.find(b"\r\n", at, at + SIZE_LINE)
             if line < 0:
                 return False
-            size = _sizes.get(data[at:line]) or _size(data[at:line])
+            size = sizes.get(data[at:line]) or _size(data[at:line])
             at = line + size + 4
             if not size or at > end or data[at - 2 : at] != b"\r\n":
                 return False
@@ -115,7 +115,7 @@ class ResponseReader(Reader):
         if self._between or (events and events[-1] is END):
             self._pause_after(data, events)
         # In front of a chunk's size there is always the end of a line. Part of a size, or of a line, ends otherwise.
-        self._may_chunk = self._chunked and not self._in_chunk and not self._between and data.endswith(b"\r\n")
+        self.may_chunk = self._chunked and not self._in_chunk and not self._between and data.endswith(b"\r\n")
         return events
 
     def _pause_after(self, data: bytes, events: list[ResponseEvent]) -> None:

@@ -13,7 +13,7 @@ from aitherd.core.words import Endpoint, Seconds
 from aitherd.proxy.addresses import Address
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import UpstreamFailed
-from aitherd.proxy.response_reader import ResponseReader
+from aitherd.proxy.response_reader import SIZE_LINE, ResponseReader, sizes
 from aitherd.proxy.wire import ResponseEvent, ResponseHead
 
 _RETRY_FIRST: Seconds = 0.001
@@ -102,9 +102,16 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.heard = True
-        if self.through is not None and self._reader.chunks(data):
-            self.through(data)
-        elif self.tunnel:
+        through = self.through
+        if through is not None:
+            reader = self._reader
+            line = data.find(b"\r\n", 0, SIZE_LINE)
+            # Nearly always it is one chunk with a size that has been seen before.
+            one = reader.may_chunk and sizes.get(data[:line]) == len(data) - line - 4 and data.endswith(b"\r\n")
+            if one or reader.chunks(data):
+                through(data)
+                return
+        if self.tunnel:
             owner.tunnelled(data)
         elif body := self._reader.again(data):
             owner.answered_whole(self._reader.same, body)
