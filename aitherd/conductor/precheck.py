@@ -1,8 +1,8 @@
 """What is looked at before a model is committed to a device, so that a start that cannot succeed says why in one line.
 
-Cheap things before each start; before the first of a configuration that never came up, its program is asked as well
-whether its runtime sees a GPU. That runs where the engine would: in a unit with the same user, limits and devices. What
-cannot be found out keeps nothing from starting. `aitherctl doctor` looks at more, for people.
+Before the first start of a configuration, which never came up yet: paths, port, and its program is asked whether its
+runtime sees a GPU. That runs where the engine would: in a unit with the same user, limits and devices. What cannot be
+found out keeps nothing from starting. `aitherctl doctor` looks at more, for people.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from aitherd.conductor.books import Book
 from aitherd.conductor.launch import Host, UnitRequest, check_unit, properties
-from aitherd.config.machine import interpreter, looks_around, obstacles
+from aitherd.config import Model
+from aitherd.config.machine import Obstacle, interpreter, looks_around, obstacles, occupied, taken
 from aitherd.core.words import Seconds
 from aitherd.engines.base import Launch
 from aitherd.errors import HostFailure, StartFailed
@@ -39,14 +40,16 @@ class Precheck:
 
     async def look(self, book: Book, request: UnitRequest) -> None:
         """Raises StartFailed for a model that cannot come up as things are. `request` is for its engine."""
-        found = None
-        if looks_around(book.model):
-            # A path may be on a disk that sleeps, or far away.
-            found = await asyncio.to_thread(lambda: next(obstacles(book.model), None))
-        if found is None and not book.learned.starts and book.expected():
+        model, problem = book.model, ""
+        if book.learned.starts:
+            # It came up as it is now, and everything that it waits for costs time. Only a port may be anybody's since.
+            if model.port is not None and taken(model.port):
+                problem = str(occupied(model.port))
+        elif looks_around(model) and (found := await asyncio.to_thread(_first, model)) is not None:
+            # In a thread: a path may be on a disk that sleeps, or far away.
+            problem = str(found)
+        elif book.expected():
             problem = await self._gpu(book, request)
-        else:
-            problem = "" if found is None else str(found)
         if problem:
             raise StartFailed(problem)
 
@@ -71,3 +74,7 @@ class Precheck:
             return ""
         verdict = book.engine.gpu_verdict(wrote) if wrote else ""
         return f"{request.executable}: {verdict}" if verdict else ""
+
+
+def _first(model: Model) -> Obstacle | None:
+    return next(obstacles(model), None)
