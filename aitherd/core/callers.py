@@ -7,7 +7,7 @@ or a key, is the proxy's business; who of several callers goes first is decided 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aitherd.core.words import Priority, Seconds
 
@@ -32,6 +32,11 @@ class Caller:
 
 ANYBODY = Caller("")
 """Whoever is told apart from nobody."""
+
+
+def in_no_hurry(caller: Caller) -> Caller:
+    """`caller` as of a request that says itself that nobody waits for it. No request may say the opposite."""
+    return caller if caller.priority is Priority.BATCH else replace(caller, priority=Priority.BATCH)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from aitherd.core.callers import Peer, Standing
+from aitherd.core.callers import Peer, Standing, in_no_hurry
 from aitherd.core.words import Bytes, Seconds
 from aitherd.errors import AitherError, ShuttingDown
 from aitherd.proxy.answers import Answer, error_answer
@@ -292,6 +292,8 @@ class ClientConnection(asyncio.Protocol):
         try:
             if standing is not None:
                 exchange.caller = standing.caller
+                if head.wish is not None and head.wish.batch:
+                    exchange.caller = in_no_hurry(standing.caller)
                 if match.route.handling is not Handling.HERE:
                     context.callers.enter(standing)
                     exchange.standing = standing

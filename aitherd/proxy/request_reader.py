@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import httptools
 
+from aitherd.core.words import Priority
 from aitherd.proxy.limits import Limits
 from aitherd.proxy.refusals import BadRequest, TargetTooLong, WrongExpectation, WrongVersion
 from aitherd.proxy.wire import END, HOP, Reader, RequestEvent, RequestHead, Switched, Wish, strike
@@ -31,7 +32,7 @@ _KINDS = dict.fromkeys(HOP | {b"http2-settings"}, _DROPPED) | {
     b"origin": _READ,
     b"upgrade": _READ, b"content-type": _READ, b"content-encoding": _READ,
     b"x-aither-tier": _READ, b"x-aither-effort": _READ, b"x-aither-local": _READ,
-    b"x-aither-session": _READ,
+    b"x-aither-session": _READ, b"x-aither-priority": _READ,
 }  # fmt: skip
 """Fields that are not simply passed on."""
 
@@ -157,6 +158,11 @@ class RequestReader(Reader):
             if text != "only":
                 raise self.refuse(BadRequest("X-Aither-Local can only be `only`", remedy="leave it out otherwise"))
             return replace(wish, local_only=True)
+        if name == b"x-aither-priority":
+            if text not in tuple(Priority):
+                known = " or ".join(Priority)
+                raise self.refuse(BadRequest(f"X-Aither-Priority can be {known}", remedy="leave it out otherwise"))
+            return replace(wish, batch=text == Priority.BATCH)
         if name == b"x-aither-session":
             return replace(wish, session=text)
         return replace(wish, tier=text) if name == b"x-aither-tier" else replace(wish, effort=text)

@@ -43,6 +43,8 @@ class Wish:
     local_only: bool = False
     session: str = ""
     """The same for requests that belong together."""
+    batch: bool = False
+    """Nobody waits for the answer."""
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,22 @@ async def test_callers_of_whom_nothing_has_to_be_known_are_forgotten() -> None:
     assert callers.standing(Peer(2, 2), b"") is busy
     with pytest.raises(OverQuota):
         callers.enter(callers.standing(Peer(1, 1), b""))
+
+
+async def test_a_request_may_say_that_nobody_waits_for_it_but_not_that_somebody_does(house: House) -> None:
+    await house.model("vision", residency=Residency.ABSENT)
+    person, job = Caller("person"), Caller("job", Priority.BATCH)
+    await opened(house, {"person": Rule(person, key="laptop-key"), "job": Rule(job, key="bot-key")})
+    for shown, said, asks in (
+        ("laptop-key", "batch", replace(person, priority=Priority.BATCH)),
+        ("laptop-key", "interactive", person),
+        ("bot-key", "interactive", job),
+    ):
+        house.fleet.change("vision", residency=Residency.ABSENT)
+        reply = await once(house, key(shown), f"X-Aither-Priority: {said}")
+        assert reply.status == 200
+        assert house.fleet.asked[-1] == ("vision", asks)
+    assert (await once(house, key("laptop-key"), "X-Aither-Priority: urgent")).status == 400
 
 
 async def test_the_official_client_is_let_in_by_its_key_and_shown_the_door_without(house: House) -> None:
