@@ -6,7 +6,7 @@ Who answers is decided by the subclass: an engine (`relay.py`) or the daemon its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -94,6 +94,8 @@ class Context:
         self.access = AccessLog(self.metrics, limits, past)
         self.events = Feed(operations, records, self.scene, limits, started)
         self.draining = False
+        self.wind: Callable[[], None] = lambda: None
+        """Has the deadlines of connections be looked at from now on."""
         self.clients: set[ClientSide] = set()
         """Open client connections."""
         self.no_clients = asyncio.Event()
@@ -114,6 +116,7 @@ class Context:
     def arrived(self, client: ClientSide) -> None:
         """A client connected."""
         self.clients.add(client)
+        self.wind()
         self.metrics.connections += 1
         self.no_clients.clear()
 

@@ -47,6 +47,7 @@ class Proxy:
         self._turned_away: set[TurnedAway] = set()
         self._servers: list[asyncio.Server] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._context.wind = self._wind
 
     @property
     def metrics(self) -> Metrics:
@@ -103,9 +104,12 @@ class Proxy:
         if len(self._context.clients) >= self._room:
             self._context.metrics.refused += 1
             return TurnedAway(self._context.limits, self._turned_away)
+        return ClientConnection(self._context)
+
+    def _wind(self) -> None:
+        """Has the clock go, now that there is a connection. Earlier it could end before the connection is made."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._context.limits.tick, self._tick)
-        return ClientConnection(self._context)
 
     def _tick(self) -> None:
         """Looks at all deadlines. Runs only while there are connections, so that idling costs nothing."""

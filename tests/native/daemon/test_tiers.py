@@ -141,7 +141,8 @@ def test_a_reload_brings_and_takes_tiers(rig: Rig, http: httpx.Client, lan: Upst
     listed = {one["id"]: one["aither"] for one in http.get("/v1/models").json()["data"]}
     assert listed["deep"] == {"tier": "deep", "routes": ["spark/reasoning"], "leave": "lan"}
     rig.wait_for(lambda: lan.probes > 0, "a probe")
-    assert 'aither_upstream_up{upstream="spark"' in http.get("/metrics").text
+    samples = [line for line in http.get("/metrics").text.splitlines() if line.startswith("aither_upstream_up{")]
+    assert len(samples) == 1 and 'upstream="spark"' in samples[0]
     # A configuration with an error changes nothing.
     rig.settings(tiers(lan, ["spork/reasoning"]))
     refused = rig.ctl("reload", check=False)

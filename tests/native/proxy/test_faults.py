@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,15 @@ async def test_a_silent_engine_is_a_504(house: House) -> None:
         client.post("/v1/chat/completions", BODY)
         reply = await client.reply()
         assert (reply.status, reply.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
+async def test_deadlines_are_looked_at_however_late_a_connection_is_made(house: House) -> None:
+    """The clock that looks at them must not end between the accept and the connection: with no tick at all it would."""
+    await house.model("vision", sending(then=asyncio.Event().wait))
+    await house.open(replace(QUICK, tick=0.0))
+    async with await house.client() as client:
+        client.post("/v1/chat/completions", BODY)
+        assert (await client.reply()).status == 504
 
 
 async def test_a_stream_that_stalls_is_cut(house: House) -> None:
