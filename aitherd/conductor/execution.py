@@ -139,8 +139,9 @@ class Execution:
 
     def _policy_for(self, book: Book, now: Seconds) -> Policy:
         """What goes for `book`: more when its line is overdue, but nobody is drained over and over in vain."""
-        policy = self.policy()
-        if now < overdue_from(demand.line(book, now), policy):
+        line = demand.line(book, now)
+        policy = replace(self.policy(), waited=max(now - line.oldest_since, 0.0) if line.waiting else None)
+        if now < overdue_from(line, policy):
             return policy
         paused = now - self._drained.get(book.name, -policy.patience_pause) < policy.patience_pause
         return replace(policy, urgent=True, patience=0.0 if paused else policy.patience)

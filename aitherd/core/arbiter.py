@@ -10,6 +10,7 @@ falls asleep, `refusal.py` why not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, islice
 
 from aitherd.core import refusal, sleepers
@@ -92,7 +93,7 @@ class _Decision:
 
     def outcome(self) -> Plan | Refusal:
         """The plan or the refusal."""
-        view, world, room = self._view, self._world, self._room
+        view, world, room, policy = self._view, self._world, self._room, self._policy
         if view.vram <= 0:
             return self._plan(*self._place((), 0, {}, ()), {})
         devices, span, own = allowed(view, world), view.span, NO_BYTES
@@ -116,8 +117,31 @@ class _Decision:
                 return never
             if refusal.only_unseen(view, world, devices, seen):
                 return refusal.blind(view, world, devices)
-            return refusal.not_now(view, world, each, most, self._promised, self._now, self._policy)
-        return self._plan(*self._place(able, span, need, yielding), need)
+            return refusal.not_now(view, world, each, most, self._promised, self._now, policy)
+        placement, victims = self._place(able, span, need, yielding)
+        if victims and policy.waited is not None and not policy.urgent:
+            cheaper = self._once_idle(able, span, need, yielding)
+            saves = sum([way.cost for way in victims]) - sum([way.cost for way in cheaper]) if cheaper else 0.0
+            if saves * policy.thrift > policy.waited:
+                busy = [name for way in cheaper if (name := way.model) not in {other.name for other in yielding}]
+                return refusal.worth_waiting(view, world, busy, [way.model for way in victims], placement)
+        return self._plan(placement, victims, need)
+
+    def _once_idle(
+        self, able: Sequence[DeviceId], span: int, need: Mapping[DeviceId, Bytes], yielding: Sequence[ModelView]
+    ) -> tuple[Release, ...]:
+        """Who would give way if all who work now had done what they work on."""
+        done = [
+            idle
+            for other in self._world.models.values()
+            if other.busy
+            and other.held_bytes
+            and other.name != self._view.name
+            and not other.foreign
+            and other.name not in self._mates
+            and not stays(idle := replace(other, busy=False), self._now, self._policy)
+        ]
+        return self._place(able, span, need, (*yielding, *done))[1] if done else ()
 
     def _yielding(self) -> list[ModelView]:
         """Models that hold bytes and may give way. Those in the swap slot have to, and are not among them."""
@@ -226,8 +250,13 @@ class _Decision:
         view, room = self._view, self._room
         need = {device: needs[device] for device in placement}
         takes = _sizes(need) or "no device memory"
-        # Who leaves host memory goes first: nobody may fall asleep there before there is room.
-        releases = sorted(victims, key=lambda way: (HOST not in way.gives, MILDEST_FIRST[way.verb], way.model))
+        # Who leaves host memory goes first: nobody may fall asleep there before there is room. Then who has to be
+        # drained: where that is in vain, nobody else has given way for nothing.
+        models = self._world.models
+        releases = sorted(
+            victims,
+            key=lambda way: (HOST not in way.gives, not models[way.model].busy, MILDEST_FIRST[way.verb], way.model),
+        )
         steps = [self._release(way) for way in releases]
         steps.append(self._rise(need, takes))
         spare = {

@@ -38,8 +38,12 @@ QUICKEST: Seconds = 0.1
 """No reload is counted as quicker than this."""
 DELAY = 0.001
 """Weight of the step's own seconds: between ways that cost the same, the quicker."""
-DRAIN = 1e6
-"""Added for a model that works, where an overdue line may have it drained: who is idle goes first."""
+DRAIN = 30.0
+"""Added for a model that works, where an overdue line may have it drained: who is idle goes first, unless bringing that
+back is expected to take much longer than a drain."""
+SLEEPER = 3.0
+"""What stopping a sleeper loses weighs so many times as much. It gives little room, and its next start takes the device
+for long: all who want another model meanwhile wait for it as well."""
 LAST = 1e9
 """Added for a resident model that would have to leave: any number of others goes first."""
 
@@ -71,19 +75,20 @@ def stays(model: ModelView, now: Seconds, policy: Policy) -> str:
         return "busy"
     if model.waiting:
         return "requests wait for it"
-    if not policy.urgent and (young := min(policy.min_residency, _back(model))) > now - model.ready_since:
+    if not policy.urgent and (young := _youth(model, policy)) > now - model.ready_since:
         return f"ready for less than {format_seconds(young)}"
     return ""
 
 
 def ripens(model: ModelView, policy: Policy) -> Seconds:
     """Monotonic instant from which on `model` is not too young to give way."""
-    return model.ready_since + min(policy.min_residency, _back(model))
+    return model.ready_since + _youth(model, policy)
 
 
-def _back(model: ModelView) -> Seconds:
-    """How quickly it can be back: what is back in seconds need not stay for long."""
-    return min((rung.wake for rung in model.ladder), default=model.start_seconds)
+def _youth(model: ModelView, policy: Policy) -> Seconds:
+    """How long it stays at least once it is ready: the longer, the longer bringing it back takes."""
+    back = min([rung.wake for rung in model.ladder], default=model.start_seconds)
+    return min(policy.min_residency, max(back - policy.quick, 0.0))
 
 
 def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
@@ -102,6 +107,7 @@ def ways(model: ModelView, now: Seconds, policy: Policy) -> tuple[Release, ...]:
     if asleep:
         # What stopping a sleeper loses is that it wakes faster than it starts.
         back -= next((rung.wake for rung in model.ladder if rung.level == model.level), 0.0)
+        back *= SLEEPER
     stop = uses * (back if back > QUICKEST else QUICKEST) + DELAY * model.stop_seconds + resident
     found: list[Release] = []
     if model.foreign:

@@ -12,7 +12,10 @@ class Policy:
     """What the arbiter and the waiting lines go by."""
 
     min_residency: Seconds = 30.0
-    """A model that became ready less than this long ago is not made to give way: no thrashing."""
+    """A model that became ready less than this long ago is not made to give way: no thrashing. One that is back
+    sooner need not stay so long: as long as its return takes beyond `quick`."""
+    quick: Seconds = 10.0
+    """A model that is back within this may give way at any age: who waits for it hardly notices."""
     half_life: Seconds = 3600.0
     """After this long without use a model's use count weighs half."""
     lately: Seconds = 120.0
@@ -32,6 +35,11 @@ class Policy:
     """A batch request weighs so many interactive ones. The age bound is the same for both."""
     doubt: Seconds = 1.0
     """A request leaves when it has looked for this long as if its model could not be ready in time at best."""
+    waited: Seconds | None = None
+    """How long the line that the decision is for has waited; None where nobody does, as in a dry run."""
+    thrift: float = 0.5
+    """A line waits for a model that works, instead of having others give way at once, for so long a second of expected
+    reloading that this saves."""
     urgent: bool = False
     """The decision is for an overdue line: young models give way, and those that work may be drained for it."""
     patience: Seconds = 10.0

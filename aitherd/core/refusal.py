@@ -60,6 +60,26 @@ def slot_taken(view: ModelView, mate: ModelView, why: str, *, for_ever: bool) ->
     )
 
 
+def worth_waiting(
+    view: ModelView, world: World, busy: Sequence[str], instead: Sequence[str], placement: Sequence[DeviceId]
+) -> Refusal:
+    """For a model that could have room now, if `instead` gave way, but better has that of those who are `busy`."""
+    holders = tuple(
+        Holder(name, device, count, "busy")
+        for name in busy
+        for device, count in world.models[name].held_bytes.items()
+        if device in placement and count > 0
+    )
+    return Refusal(
+        view.name,
+        RefusalKind.NOT_NOW,
+        0,
+        holders,
+        f"{view.name} waits until {' and '.join(busy)} has nothing to do: to bring {' and '.join(instead)} back, which "
+        "could give way at once, is expected to take longer",
+    )
+
+
 def too_few(view: ModelView, devices: Collection[DeviceId]) -> Refusal:
     """For a model that spans more devices than it may use."""
     return Refusal(

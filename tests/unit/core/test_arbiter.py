@@ -181,8 +181,12 @@ class TestWhoGivesWay:
     def test_what_is_back_in_seconds_need_not_stay_long(self) -> None:
         quick = sleeper("quick", held=80, wake=3.0, ready_since=NOW - 5, start_seconds=60.0)
         assert plan(world(target(40), quick)).steps[0].model == "quick"
+        assert plan(world(target(40), model("brief", held=80, ready_since=NOW, start_seconds=9.0))).steps[0]
         slow = model("slow", held=80, ready_since=NOW - 5, start_seconds=60.0)
         assert refused(world(target(40), slow)).kind is RefusalKind.NOT_NOW
+        middling = world(target(40), model("middling", held=80, ready_since=NOW - 5, start_seconds=16.0))
+        assert refused(middling).kind is RefusalKind.NOT_NOW
+        assert plan(middling, Policy(quick=12.0)).steps[0].model == "middling"
 
     def test_for_an_overdue_line_those_that_work_are_drained_and_those_that_are_young_give_way(self) -> None:
         urgent = Policy(urgent=True)
@@ -193,6 +197,42 @@ class TestWhoGivesWay:
         assert {step.model for step in plan(both, urgent).steps} == {"works", "young", TARGET}
         assert plan(world(target(40), works, young), urgent).steps[0].model == "young", "the idle one goes first"
         assert [holder.name for holder in refused(both, Policy(urgent=True, patience=0.0)).holders] == ["works"]
+
+    def test_a_line_rather_waits_for_who_works_than_have_a_sleeper_stopped_as_long_as_that_pays(self) -> None:
+        works = sleeper("works", held=60, wake=2.0, busy=True, frequency=5.0, last_used=NOW)
+        asleep = sleeper(
+            "asleep", residency=Residency.SLEEPING, held=30, wake=2.0, level=1, frequency=5.0, start_seconds=40.0
+        )
+        here = world(target(35), works, asleep)
+        early = refused(here, Policy(waited=0.0))
+        assert early.kind is RefusalKind.NOT_NOW
+        assert [(holder.name, holder.why) for holder in early.holders] == [("works", "busy")]
+        assert "works has nothing to do" in early.why
+        assert "asleep" in early.why
+        assert [step.model for step in plan(here, Policy(waited=1000.0)).steps] == ["asleep", TARGET]
+        assert [step.model for step in plan(here).steps] == ["asleep", TARGET], "a dry run waits for nobody"
+
+    def test_an_overdue_line_has_one_drained_before_several_sleepers_are_stopped(self) -> None:
+        works = sleeper("works", held=60, wake=2.0, busy=True, frequency=5.0, last_used=NOW)
+        asleep = [
+            sleeper(
+                f"asleep{at}",
+                residency=Residency.SLEEPING,
+                held=15,
+                wake=2.0,
+                level=1,
+                frequency=5.0,
+                start_seconds=40.0,
+            )
+            for at in range(2)
+        ]
+        steps = plan(world(target(35), works, *asleep), Policy(urgent=True)).steps
+        assert [(step.verb, step.model) for step in steps] == [(Verb.SLEEP, "works"), (Verb.START, TARGET)]
+
+    def test_who_has_to_be_drained_goes_first_so_that_nobody_gives_way_for_nothing(self) -> None:
+        works, idle = model("works", held=50, busy=True), model("idle", held=40)
+        steps = plan(world(target(85), works, idle), Policy(urgent=True)).steps
+        assert [step.model for step in steps] == ["works", "idle", TARGET]
 
     def test_who_is_held_or_essential_stays_even_then(self) -> None:
         for stays in (

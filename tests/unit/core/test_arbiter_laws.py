@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
 
 from aitherd.core.arbiter import Policy, decide, impossible
 from aitherd.core.eviction import Release, ways
@@ -31,9 +32,10 @@ POLICY = Policy()
 many = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
-def back_in(model: ModelView) -> float:
-    """How quickly it can be back: a model that is back in seconds need not stay for long."""
-    return min((rung.wake for rung in model.ladder), default=model.start_seconds)
+def youth(model: ModelView) -> float:
+    """How long it stays at least: a model that is back in seconds need not stay for long."""
+    back = min((rung.wake for rung in model.ladder), default=model.start_seconds)
+    return min(POLICY.min_residency, max(back - POLICY.quick, 0.0))
 
 
 def untouchable(model: ModelView) -> bool:
@@ -43,7 +45,7 @@ def untouchable(model: ModelView) -> bool:
         or model.held
         or model.busy
         or model.waiting > 0
-        or NOW - model.ready_since < min(POLICY.min_residency, back_in(model))
+        or NOW - model.ready_since < youth(model)
     )
 
 
@@ -242,6 +244,23 @@ def test_a_bounded_search_still_makes_room_without_superfluous_victims(world: Wo
     best = victims_of(world, full)
     if not contested(best) and not contested(victims):
         assert sum(way.cost for way in victims) >= sum(way.cost for way in best) - 1e-6
+
+
+@many
+@given(any_world, st.floats(0, 100))
+def test_a_line_that_waits_for_who_works_would_have_a_plan_at_once(world: World, waited: float) -> None:
+    patient = decide(world, TARGET, NOW, Policy(waited=waited))
+    at_once = decide(world, TARGET, NOW, POLICY)
+    if isinstance(patient, Plan):
+        assert patient == at_once
+        return
+    assert isinstance(decide(world, TARGET, NOW, Policy(waited=math.inf)), Plan) == isinstance(at_once, Plan)
+    if isinstance(at_once, Plan):
+        event("waits for who works")
+        assert patient.kind is RefusalKind.NOT_NOW
+        assert patient.holders
+        assert all(world.models[holder.name].busy for holder in patient.holders)
+        assert decide(world, TARGET, NOW, Policy(waited=waited, urgent=True, patience=0.0)) != patient
 
 
 @many
