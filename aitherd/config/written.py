@@ -141,7 +141,8 @@ class ArbiterSection(Written):
         "is brought in before the others.",
     )
     min_residency: Duration = Field(
-        DEFAULTS.min_residency, description="A model is not evicted before it has been ready for this long."
+        DEFAULTS.min_residency,
+        description="A model is not evicted before it has been ready for this long; one that is back in seconds may be.",
     )
     return_timeout: Timeout = Field(
         DEFAULTS.return_timeout,

@@ -11,7 +11,7 @@ from aitherd.conductor.records import Event
 from aitherd.core.words import Bytes, Seconds
 from tests.simulator.baselines import STOPPING, Outcome
 from tests.simulator.engines import Nature
-from tests.simulator.traces import Kind, Trace
+from tests.simulator.traces import Arrival, Kind, Trace
 from tests.simulator.world import SLEEPER, World, fleet, model
 
 LAG: Seconds = 0.3
@@ -23,11 +23,12 @@ class Replayed(Outcome):
     """What came of it, and who was resident when: (model, from, to)."""
 
     spans: list[tuple[str, Seconds, Seconds]] = field(default_factory=list)
-    refused: int = 0
+    refused: list[Arrival] = field(default_factory=list)
+    """Those that were told that it would take too long; they are not among the waits."""
     wakes: int = 0
 
 
-def world(kinds: Sequence[Kind], capacity: Bytes, **settings: Any) -> World:
+def world(kinds: Sequence[Kind], capacity: Bytes, wait: Seconds = ENDLESS, **settings: Any) -> World:
     """A machine with one device on which all of `capacity` may be used, and the fleet that its files describe."""
     models = [
         model(
@@ -49,7 +50,7 @@ def world(kinds: Sequence[Kind], capacity: Bytes, **settings: Any) -> World:
         )
         for kind in kinds
     }
-    return World(fleet(models, reserve=0, wait=ENDLESS, **settings), {"gpu0": capacity}, natures)
+    return World(fleet(models, reserve=0, wait=wait, **settings), {"gpu0": capacity}, natures)
 
 
 def one_after_another(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> Replayed:
@@ -64,9 +65,9 @@ def one_after_another(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> R
         return _outcome(here, trace, kinds)
 
 
-def as_they_come(trace: Trace, kinds: Sequence[Kind], capacity: Bytes) -> Replayed:
-    """Each request is sent at its time, whatever became of the others."""
-    with world(kinds, capacity) as here:
+def as_they_come(trace: Trace, kinds: Sequence[Kind], capacity: Bytes, wait: Seconds = ENDLESS) -> Replayed:
+    """Each request is sent at its time, whatever became of the others. None waits longer than `wait`."""
+    with world(kinds, capacity, wait) as here:
         for arrival in trace:
             here.advance(max(arrival.at - here.now, 0.0))
             here.send(arrival.model, arrival.work)
@@ -83,8 +84,9 @@ def _outcome(here: World, trace: Trace, kinds: Sequence[Kind]) -> Replayed:
     )
     for arrival, request in zip(trace, here.requests, strict=True):
         if request.waited is None:
-            found.refused += 1
-        found.waits.append((arrival, ENDLESS if request.waited is None else request.waited))
+            found.refused.append(arrival)
+        else:
+            found.waits.append((arrival, request.waited))
     since: dict[str, Seconds] = {}
     for record in here.journal.all:
         if record.event is Event.READY:

@@ -37,7 +37,7 @@ def test_where_one_does_not_suffice_the_best_bargain_begins() -> None:
         {"held": True},
         {"busy": True},
         {"waiting": 1},
-        {"ready_since": NOW - 1},
+        {"ready_since": NOW - 1, "start_seconds": 60.0},
         {"residency": Residency.STARTING},
     ],
 )
