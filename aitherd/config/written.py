@@ -142,7 +142,7 @@ class ArbiterSection(Written):
     )
     min_residency: Duration = Field(
         DEFAULTS.min_residency,
-        description="A model is not evicted before it has been ready for this long; one that is back in seconds may be.",
+        description="A model is not evicted before it has been ready for this long; one that is back quickly may be.",
     )
     return_timeout: Timeout = Field(
         DEFAULTS.return_timeout,

@@ -47,7 +47,7 @@ def tight(draw: st.DrawFn) -> World:
     return replace(seen, devices={**seen.devices, HOST: replace(seen.devices[HOST], free=draw(st.integers(0, 40)))})
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(tight())
 def test_a_plan_never_takes_host_memory_that_nobody_has_left(seen: World) -> None:
     outcome = decide(seen, TARGET, NOW)
