@@ -113,7 +113,7 @@ async def test_who_waited_is_told_how_long_and_gets_the_turn_of_one_who_left(hou
     one.answer("a2")
     one.answer("a3")
     assert (await clients[1].reply()).fields["x-aither-waited-ms"] == "0"
-    assert int((await clients[2].reply()).fields["x-aither-waited-ms"]) >= 10
+    assert int((await clients[2].reply()).fields["x-aither-waited-ms"]) > 0
     assert one.served == ["a1", "a2", "a3"]
 
 
