@@ -21,7 +21,7 @@ SECONDS ?= 30
 # A private service manager with its bus and journal, the C compiler for the NVML test library, and what fetches the
 # real llama-server.
 NATIVE := curl systemd dbus dbus-user-session util-linux gcc libc6-dev mmdebstrap
-MACHINE := user-mode-linux mmdebstrap e2fsprogs util-linux
+MACHINE := user-mode-linux mmdebstrap e2fsprogs util-linux qemu-system-x86
 DEB := git dpkg-dev debhelper lintian xz-utils
 
 help:

@@ -2,7 +2,8 @@
 
 User-Mode Linux runs a kernel as an ordinary process; the root file system is built once with mmdebstrap and every boot
 writes to a copy-on-write file beside it.  The guest has one CPU, cgroup v2 with cpu, io, memory and pids, a system bus,
-polkit and journald.  It has no network but loopback, no udev, no PSI and no cpuset.
+polkit and journald.  It has no network but loopback, no udev, no PSI and no cpuset: what needs those runs in a machine
+that is emulated (`emulated.py`).
 
     with Vm("trixie", share=tmp_path) as guest:
         assert guest.run("systemctl is-active dbus").stdout == "active\\n"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 
 from tests.machine.vm.errors import VmUnavailable
 
@@ -14,17 +15,24 @@ TOOLS = {
     "unshare": "util-linux",
 }
 """Program to the package that has it."""
+EMULATOR = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+}
+"""The same for a machine that is emulated."""
 
 
-def missing_packages() -> list[str]:
-    """The packages whose programs are not on the search path, in order."""
+def missing_packages(tools: Mapping[str, str] = TOOLS) -> list[str]:
+    """The packages of `tools` whose programs are not on the search path, in order."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    return sorted({package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None})
+    return sorted({package for tool, package in tools.items() if shutil.which(tool, path=path) is None})
 
 
-def require() -> None:
+def require(tools: Mapping[str, str] = TOOLS) -> None:
     """Raises VmUnavailable, with the remedy, if a program is missing."""
-    if missing := missing_packages():
+    if missing := missing_packages(tools):
         raise VmUnavailable(f"missing packages: apt-get install {' '.join(missing)}")
 
 
