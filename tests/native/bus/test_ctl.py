@@ -146,7 +146,9 @@ async def test_failures_are_one_line_or_one_object(broker: Broker, service: BusS
 
 async def test_a_start_that_is_interrupted_is_withdrawn(broker: Broker, fleet: SmallFleet, service: BusService) -> None:
     fleet.gate.clear()
-    process = await broker.start(sys.executable, "-m", "aitherd.ctl", "--user", "start", "vision")
+    # A shell without job control has its background children ignore interruptions, and they theirs.
+    heeding = ("env", "--default-signal=INT")
+    process = await broker.start(*heeding, sys.executable, "-m", "aitherd.ctl", "--user", "start", "vision")
     await broker.until(lambda: fleet.demands.get("vision") == 1)
     process.send_signal(signal.SIGINT)
     assert await process.wait() == 130
