@@ -32,4 +32,6 @@ def put_to_sleep(world: World, model: str, level: int) -> Step | str:
     held = {device: count for device, count in view.held_bytes.items() if count > 0}
     residue = -(-rung.residue // (len(held) or 1))
     gives = {device: residue - count for device, count in held.items() if count > residue}
+    if not gives:
+        return f"{model} holds no more than the {format_bytes(rung.residue)} that it would keep asleep"
     return Step(Verb.SLEEP, model, gives, rung.seconds, "asked to", rung.level)

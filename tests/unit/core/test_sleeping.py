@@ -43,6 +43,7 @@ def test_bytes_on_several_devices_leave_their_part_of_the_residue() -> None:
         ({"ladder": ()}, 0, "cannot sleep"),
         ({"residency": Residency.ABSENT}, 0, "is absent"),
         ({}, 3, "has no sleep level 3: it has 1, 2"),
+        ({"held_bytes": {"gpu0": GIB}}, 1, "holds no more than the 1 GiB"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(model: dict[str, Any], level: int, reason: str) -> None:
