@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +26,7 @@ from aitherd.conductor.launch import Host
 from aitherd.conductor.meter import Meter, Sampler
 from aitherd.conductor.observer import Observer
 from aitherd.conductor.operations import ModelStatus
+from aitherd.conductor.precheck import first_obstacle
 from aitherd.conductor.protection import Protection
 from aitherd.conductor.readahead import ReadAhead
 from aitherd.conductor.records import Event, Records
@@ -36,6 +37,7 @@ from aitherd.conductor.steps import Steps
 from aitherd.conductor.store import State, Store, learning_key
 from aitherd.conductor.wishes import Wishes
 from aitherd.config import Fleet, Model, fitted
+from aitherd.config.machine import Obstacle
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.learning import Learned
 from aitherd.core.readahead import Pressure
@@ -78,6 +80,7 @@ class Conductor:
         connect: Callable[[Endpoint], Control] = Control,
         memory: Callable[[str], HostMemory] = host_memory,
         pressure: Callable[[], Pressure | None] = host_pressure,
+        obstacle: Callable[[Model], Awaitable[Obstacle | None]] = first_obstacle,
     ) -> None:
         self.fleet = fleet
         self.clock = clock
@@ -110,7 +113,7 @@ class Conductor:
         )
         sleeping = Sleeping(systemd, host, connect, lambda: self.meter.driver)
         self.steps = Steps(systemd, self.meter, sleeping, records, clock, lambda: self.fleet.settings, connect)
-        self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line)
+        self.rise = Rise(systemd, self.meter, self.steps, records, clock, host, last_line, obstacle)
         self.scheduler = Scheduler(
             self.books,
             self.meter,

@@ -153,7 +153,7 @@ class Execution:
         began = self._clock.monotonic()
         told: tuple[tuple[Verb, str], ...] = ()
         steps_done: list[str] = []
-        tried = False
+        prepared = tried = False
         for _ in range(STEPS_MAX):
             world, now = await self.survey(), self._clock.monotonic()
             policy = self._policy_for(book, now)
@@ -171,6 +171,14 @@ class Execution:
                 told = shape
             step, *rest = outcome.steps
             if not rest:
+                if step.verb is Verb.START and not prepared:
+                    prepared = True
+                    try:
+                        if await self._rise.prepare(book, outcome.placement):
+                            continue
+                    except AitherError as error:
+                        self._give_up(book, error)
+                        return
                 if await self._raise(book, outcome, step, tried_before=tried):
                     break
                 tried = True
@@ -197,8 +205,6 @@ class Execution:
         try:
             if step.verb is Verb.WAKE:
                 return await self._rise.wake(book, plan.why)
-            if not tried_before and await self._rise.clear(book):
-                return False
             await self._rise.start(book, plan.placement, plan.why)
         except OutOfDeviceMemory as error:
             if tried_before:

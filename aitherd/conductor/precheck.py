@@ -32,26 +32,36 @@ LINES = 40
 class Precheck:
     """Looks at what would keep a model from coming up."""
 
-    def __init__(self, systemd: Systemd, host: Host, lines: Callable[[str, str, int], Awaitable[str]]) -> None:
-        """`lines` reads the last lines that a unit wrote: unit, invocation id, how many."""
+    def __init__(
+        self,
+        systemd: Systemd,
+        host: Host,
+        lines: Callable[[str, str, int], Awaitable[str]],
+        obstacle: Callable[[Model], Awaitable[Obstacle | None]],
+    ) -> None:
+        """`lines` reads the last lines that a unit wrote: unit, invocation id, how many. `obstacle` looks around."""
+        self._obstacle = obstacle
         self._systemd = systemd
         self._host = host
         self._lines = lines
 
-    async def look(self, book: Book, request: UnitRequest) -> None:
-        """Raises StartFailed for a model that cannot come up as things are. `request` is for its engine."""
-        model, problem = book.model, ""
-        if book.learned.starts:
+    async def look(self, book: Book, request: UnitRequest) -> bool:
+        """Raises StartFailed for a model that cannot come up as things are. `request` is for its engine.
+
+        True when looking took time, so that what was measured before is old.
+        """
+        model, problem, first = book.model, "", not book.learned.starts
+        if not first:
             # It came up as it is now, and everything that it waits for costs time. Only a port may be anybody's since.
             if model.port is not None and taken(model.port):
                 problem = str(occupied(model.port))
-        elif looks_around(model) and (found := await asyncio.to_thread(_first, model)) is not None:
-            # In a thread: a path may be on a disk that sleeps, or far away.
+        elif looks_around(model) and (found := await self._obstacle(model)) is not None:
             problem = str(found)
         elif book.expected():
             problem = await self._gpu(book, request)
         if problem:
             raise StartFailed(problem)
+        return first
 
     async def _gpu(self, book: Book, request: UnitRequest) -> str:
         """What is wrong with the way from its program to the GPU; empty when nothing is, or nothing can tell."""
@@ -76,5 +86,6 @@ class Precheck:
         return f"{request.executable}: {verdict}" if verdict else ""
 
 
-def _first(model: Model) -> Obstacle | None:
-    return next(obstacles(model), None)
+async def first_obstacle(model: Model) -> Obstacle | None:
+    """What is in the way of a model on this machine. In a thread: a path may be on a disk that sleeps, or far away."""
+    return await asyncio.to_thread(lambda: next(obstacles(model), None))

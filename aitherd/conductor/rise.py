@@ -27,6 +27,8 @@ from aitherd.errors import AitherError, HostFailure, HostOutOfMemory, OutOfDevic
 from aitherd.failpoints import Point, reach
 
 if TYPE_CHECKING:
+    from aitherd.config import Model
+    from aitherd.config.machine import Obstacle
     from aitherd.host.systemd import Systemd, UnitStatus
 
 PROBES: tuple[tuple[Seconds, Seconds], ...] = ((0.5, 0.01), (2.0, 0.02), (10.0, 0.1), (float("inf"), 0.25))
@@ -54,7 +56,9 @@ class Rise:
         clock: Clock,
         host: Host,
         last_line: Callable[[str, str, int], Awaitable[str]],
+        obstacle: Callable[[Model], Awaitable[Obstacle | None]],
     ) -> None:
+        """`obstacle` looks for what is in the way of a model's first start."""
         self._systemd = systemd
         self._meter = meter
         self._steps = steps
@@ -63,21 +67,31 @@ class Rise:
         self._host = host
         self._last_line = last_line
         """(unit, invocation id, count) -> the last lines that the engine wrote, or nothing."""
-        self._precheck = Precheck(systemd, host, last_line)
+        self._precheck = Precheck(systemd, host, last_line, obstacle)
 
-    async def clear(self, book: Book) -> bool:
-        """Ends an earlier engine that is still there. True if there was one: that took time, and the plan is stale."""
+    async def prepare(self, book: Book, placement: tuple[DeviceId, ...]) -> bool:
+        """Does what comes before a start and takes time: ends an earlier engine that is still there, and looks at what
+        would keep the model from coming up. True if it took time: the plan is stale. Raises as `start` does.
+        """
         status = await self._systemd.unit(book.unit)
-        if status is None or status.active_state in ("inactive", "failed"):
-            return False
-        await self._steps.end_unit(book)
-        return True
+        ended = status is not None and status.active_state not in ("inactive", "failed")
+        if ended:
+            await self._steps.end_unit(book)
+        endpoint = self._endpoint(book)
+        try:
+            looked = await self._precheck.look(book, self._request(book, endpoint, placement))
+        except AitherError as error:
+            book.move(Move.START)
+            book.begin(endpoint, placement)
+            raise await self._failure(book, error) from error
+        return ended or looked
 
     async def start(self, book: Book, placement: tuple[DeviceId, ...], why: str) -> None:
         """Starts the engine unit and returns when the server answers. Raises StartFailed, or Stopped."""
         began = self._clock.monotonic()
+        endpoint = self._endpoint(book)
         book.move(Move.START)
-        book.begin(self._endpoint(book), placement)
+        book.begin(endpoint, placement)
         self._records.add(
             Event.STEP, f"starting {book.name}: {why}", model=book.name, step="start", placement=placement
         )
@@ -85,8 +99,7 @@ class Rise:
         reach(Point.START_BOOKED)
         try:
             await self._free_name(book)
-            request = self._request(book, placement)
-            await self._precheck.look(book, request)
+            request = self._request(book, endpoint, placement)
             await self._systemd.start_transient(book.unit, properties(request, self._host))
             reach(Point.START_RUNS)
             status = await self._systemd.unit(book.unit)
@@ -277,17 +290,16 @@ class Rise:
                 kind = OutOfDeviceMemory
         return kind(f"{book.name} {what}: {verdict}", remedy=f"see journalctl -u {book.unit}", retry_after=pause)
 
-    def _request(self, book: Book, placement: tuple[DeviceId, ...]) -> UnitRequest:
-        assert book.endpoint is not None
+    def _request(self, book: Book, endpoint: Endpoint, placement: tuple[DeviceId, ...]) -> UnitRequest:
         model = book.model
         uuids = tuple(self._meter.uuids.get(device, "") for device in placement) if len(self._meter.uuids) > 1 else ()
         return UnitRequest(
             model=model.name,
             description=model.description,
             residency_class=model.residency_class,
-            launch=book.engine.launch(model.command, book.endpoint),
+            launch=book.engine.launch(model.command, endpoint),
             executable=model.executable,
-            endpoint=book.endpoint,
+            endpoint=endpoint,
             fingerprint=model.fingerprint,
             placement=placement,
             device_uuids=tuple(uuid for uuid in uuids if uuid),

@@ -31,12 +31,14 @@ def relieve(world: World, device: DeviceId, now: Seconds, policy: Policy = DEFAU
     short = view.reserve - view.free
     if short <= 0 or not view.fresh:
         return None
+    memory = world.devices.get(HOST)
     options = [
         (helps, way)
         for model in world.models.values()
         if not stays(model, now, policy)
         for helps, way in _options(model, device, now, policy)
-        if helps > 0
+        # Nobody falls asleep where host memory has no room for it.
+        if helps > 0 and (memory is None or way.host <= max(memory.free - memory.reserve, 0))
     ]
     if not options:
         return None

@@ -21,6 +21,7 @@ from aitherd.conductor.launch import Host
 from aitherd.conductor.records import Event, Record, Records
 from aitherd.conductor.store import State, Store
 from aitherd.config import Fleet, Model, Settings
+from aitherd.config.machine import Obstacle
 from aitherd.core.callers import ANYBODY, Caller
 from aitherd.core.words import Bytes, DeviceId, ResidencyClass, Seconds
 from aitherd.errors import AitherError
@@ -101,6 +102,11 @@ def fleet(models: Iterable[Model], **settings: Any) -> Fleet:
     """A configuration."""
     known = {model.name: model for model in models}
     return Fleet(Settings(**settings), known, {name: name for name in known})
+
+
+async def nothing(model: Model) -> Obstacle | None:
+    """No obstacle: the simulated machine has neither paths nor ports to look at, and threads know no virtual clock."""
+    return None
 
 
 class World:
@@ -194,6 +200,7 @@ class World:
             connect=connecting(self.machine),
             memory=self.machine.memory,
             pressure=lambda: None,
+            obstacle=nothing,
         )
 
     async def _begin(self) -> None:

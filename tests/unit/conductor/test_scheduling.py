@@ -276,7 +276,7 @@ def test_sleepers_compete_for_host_memory_and_the_one_that_is_used_least_leaves(
                 world.advance(100.0)
                 assert request.served is not None
             if name == "old":
-                world.advance(5000.0)
+                world.advance(20000.0)
         books = world.conductor.books
         assert (residency(world, "often"), books["often"].level) == (Residency.SLEEPING, 1)
         assert residency(world, "old") is Residency.ABSENT

@@ -61,6 +61,16 @@ def test_host_memory_is_relieved_by_sleepers_only() -> None:
     assert step is not None and (step.verb, step.model, dict(step.takes)) == (Verb.STOP, "asleep", {HOST: -40})
 
 
+def test_nobody_falls_asleep_where_host_memory_has_no_room() -> None:
+    rung = SleepLevel(level=1, residue=1, host=40, seconds=1.0, wake=1.0)
+    short = world(model("awake", held=100, ladder=(rung,)), totals={"gpu0": 100, HOST: 100}, reserve=2)
+    step = relieve(short, "gpu0", NOW)
+    assert step is not None and step.verb is Verb.SLEEP
+    tight = replace(short, devices={**short.devices, HOST: replace(short.devices[HOST], free=50, reserve=20)})
+    step = relieve(tight, "gpu0", NOW)
+    assert step is not None and step.verb is Verb.STOP
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.booleans(), st.booleans(), st.floats(0, 1000)), max_size=6),
     st.integers(0, 100),
