@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test page contract check format generate schema bench fuzz deb clean
+.PHONY: help venv demo test page pressure contract check format generate schema bench fuzz deb clean
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.complete
@@ -21,7 +21,7 @@ SECONDS ?= 30
 # A private service manager with its bus and journal, the C compiler for the NVML test library, and what fetches the
 # real llama-server.
 NATIVE := curl systemd dbus dbus-user-session util-linux gcc libc6-dev mmdebstrap
-MACHINE := user-mode-linux mmdebstrap e2fsprogs util-linux qemu-system-x86
+MACHINE := user-mode-linux mmdebstrap e2fsprogs util-linux
 DEB := git dpkg-dev debhelper lintian xz-utils
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make test      unit, native and machine tests (ARGS=... for pytest)"
 	@echo "make contract  what aitherd takes engines to be, against stand-ins, or a server (ENGINE=vllm URL=...)"
 	@echo "make page      the live page in Chromium, the metrics in Prometheus; pictures in build/screenshots"
+	@echo "make pressure  sleepers under memory pressure, on an emulated machine (ten minutes)"
 	@echo "make check     formatting, lint, types, import direction, generated files"
 	@echo "make bench     the benchmarks and what they are held against (ONLY=proxy,policy,...)"
 	@echo "make fuzz      made-up bytes for the proxy's edge, SECONDS=30 for each target (corpus: tests/fuzz/corpus)"
@@ -55,6 +56,10 @@ test: venv
 contract: venv
 	@packaging/require mmdebstrap gcc libc6-dev
 	CONTRACT_ENGINE=$(ENGINE) CONTRACT_URL=$(URL) $(PYTHON) -m pytest $(ARGS) tests/contract
+
+pressure: venv
+	@packaging/require $(MACHINE) $(DEB) gcc libc6-dev qemu-system-x86
+	AITHER_EMULATE=1 $(PYTHON) -m pytest $(ARGS) tests/machine/test_pressure.py
 
 page: venv
 	@packaging/require $(NATIVE) chromium fonts-dejavu-core prometheus

@@ -44,12 +44,13 @@ def run(
     disk = _disk(script, files, into)
     console = into / "console.log"
     command = [
-        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory),
+        # One processor: with several the emulator may run into code that its kernel is changing, and the kernel ends.
+        *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", memory),
         *("-kernel", str(kernel), "-initrd", str(initrd), "-nographic", "-no-reboot", "-nic", "none"),
         *("-drive", f"file={image},if=virtio,format=raw"),
         *("-drive", f"file={disk},if=virtio,format=raw"),
         "-append",
-        "root=/dev/vda rw console=ttyS0 systemd.show_status=no",
+        "root=/dev/vda rw console=ttyS0 systemd.show_status=no panic=-1",
     ]
     with console.open("wb") as output:
         try:
