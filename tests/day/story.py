@@ -81,8 +81,9 @@ class Day:
         form: tuple[bytes, str] | None = None,
         method: str = "POST",
         by: http.client.HTTPConnection | None = None,
+        also: int = 200,
     ) -> tuple[dict[str, Any], bytes]:
-        """Sends one request and writes down how it went."""
+        """Sends one request and writes down how it went; a failure is any status but 200 and `also`."""
         data, kind = form or (json.dumps(body).encode() if body is not None else b"", "application/json")
         connection = by or Unix(self._path)
         at = time.time()
@@ -105,7 +106,7 @@ class Day:
         }
         with self._lock:
             self.requests.append(noted)
-            if answer.status != 200:
+            if answer.status not in (200, also):
                 self.failures.append(f"{who}: {answer.status} {text[:300].decode(errors='replace')}")
         return noted, text
 
@@ -255,14 +256,22 @@ class Day:
         _, text = self.ask("render", "/upstream/imagine/prompt", {"prompt": {"seconds": seconds}})
         return str(json.loads(text).get("prompt_id", ""))
 
-    def _finish(self, prompt: str) -> None:
-        def outcome() -> object:
-            _, text = self.ask("history", f"/upstream/imagine/history/{prompt}", method="GET")
-            found = json.loads(text).get(prompt)
-            return found and found["status"]["status_str"]
+    def _finish(self, prompt: str, *, gives_way: bool = False) -> None:
+        """Waits for a render. One that `gives_way` may be gone right after its end: it is not stopped before, as the
+        checks of the whole day make sure."""
+        outcomes: list[str] = []
 
-        self.until(f"{prompt} is rendered", outcome)
-        self.expect(outcome() == "success", f"{prompt} was not rendered to its end")
+        def ended() -> bool:
+            path = f"/upstream/imagine/history/{prompt}"
+            noted, text = self.ask("history", path, method="GET", also=503 if gives_way else 200)
+            if noted["status"] == 503:
+                outcomes.append("success")
+            elif found := json.loads(text).get(prompt):
+                outcomes.append(found["status"]["status_str"])
+            return bool(outcomes)
+
+        self.until(f"{prompt} is rendered", ended)
+        self.expect(outcomes[-1:] == ["success"], f"{prompt} was not rendered to its end")
 
     def _think(self) -> None:
         """By its tier: the challenger itself can never come in, and nobody waits to find that out."""
@@ -299,7 +308,7 @@ class Day:
         program = ("with-vram", GAME, "--", "sleep", str(GAME_S))
         lease = ("lease", "--vram", GAME, "--purpose", "game", "--")
         game = subprocess.Popen([*self._ctl, *lease, *program], stdin=subprocess.DEVNULL)
-        self._finish(prompt)
+        self._finish(prompt, gives_way=True)
         self.until("the game runs", lambda: game.poll() is not None or self._owned("leases") >= 10 << 30)
         self.chat("caption", "qwen2.5-vl")
         self.expect(game.wait() == 0, f"the game ended with {game.returncode}")
