@@ -11,6 +11,9 @@ STAMP := .venv/.complete
 SUITE ?= trixie
 # More for pytest (`make test ARGS='tests/unit -k ledger'`), and which benchmarks to run (`make bench ONLY=proxy,policy`).
 ARGS ?=
+# Whole machines run beside the other tests: each takes a processor for half an hour.
+MACHINE_TESTS := tests/machine
+OTHER_TESTS := tests --ignore=tests/machine
 # A model server that runs already, for `make contract`: its kind and its address, http://127.0.0.1:PORT or unix:/PATH.
 ENGINE ?=
 URL ?=
@@ -51,7 +54,15 @@ demo: venv
 
 test: venv
 	@packaging/require $(NATIVE) $(MACHINE) $(DEB)
+ifeq ($(strip $(ARGS)),)
+	@mkdir -p build; \
+	$(PYTHON) -m pytest $(MACHINE_TESTS) >build/machine-tests.log 2>&1 & machine=$$!; \
+	trap 'kill $$machine' INT TERM; \
+	$(PYTHON) -m pytest $(OTHER_TESTS); status=$$?; \
+	wait $$machine || status=1; cat build/machine-tests.log; exit $$status
+else
 	$(PYTHON) -m pytest $(ARGS)
+endif
 
 contract: venv
 	@packaging/require mmdebstrap gcc libc6-dev
