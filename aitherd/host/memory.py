@@ -29,17 +29,6 @@ class HostMemory:
     """Part of the last ten seconds, 0 to 1, in which somebody in the group, or anybody, waited for memory (PSI)."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupMemory:
-    """A control group's memory. It counts cached file pages; device memory is not in it, also where they are one."""
-
-    current: Bytes
-    peak: Bytes | None
-    """Highest ever; None before Linux 5.19."""
-    oom_kills: int
-    """Processes that the kernel killed in it because its limit, or the machine, was out of memory."""
-
-
 def host_memory(group: str = "", root: Path = CGROUPS) -> HostMemory:
     """The machine's memory now, and what is left of it for the control group `group` (`/aither.slice`).
 
@@ -77,20 +66,6 @@ def _some_avg10(path: Path) -> float | None:
     except (OSError, ValueError):
         return None
     return None
-
-
-def group_memory(control_group: str, root: Path = CGROUPS) -> GroupMemory | None:
-    """The memory of the control group (`/aither.slice/…`, as systemd names it).
-
-    None when it is gone, has no memory controller, or the machine's controllers are on cgroup v1.
-    """
-    if not control_group.strip("/"):
-        return None
-    group = root / control_group.lstrip("/")
-    current = _number(group / "memory.current")
-    if current is None:
-        return None
-    return GroupMemory(current, _number(group / "memory.peak"), _events(group / "memory.events").get("oom_kill", 0))
 
 
 def _budget(group: Path) -> Bytes | None:

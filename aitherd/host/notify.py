@@ -37,11 +37,6 @@ def stopping(text: str = "") -> None:
     _send("STOPPING=1", *_status(text))
 
 
-def extend_timeout(seconds: Seconds) -> None:
-    """Start or stop may take `seconds` more from now."""
-    _send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
-
-
 def keep(name: str, descriptor: int) -> None:
     """Has the manager keep a copy of `descriptor`: a daemon that comes back finds it in `listen_sockets` under `name`.
 
