@@ -138,7 +138,7 @@ def test_the_kernel_kills_at_memory_max_and_the_daemon_says_so(station: Workstat
     assert status in (502, 503), body
     # The kernel's own account, the unit's, and the daemon's agree.
     station.wait_until('[ "$(systemctl is-active aither-hungry.service)" != active ]')
-    assert "oom-kill" in station.guest.journal("-b", "_PID=1", "UNIT=aither-hungry-engine.service")
+    station.wait_for_manager_to_say("aither-hungry-engine.service: Failed with result 'oom-kill'")
     station.wait_until(
         "busctl get-property org.aitheros.Aither1 /org/aitheros/Aither1/model/hungry"
         " org.aitheros.Aither1.Model Error | grep host_oom"

@@ -132,6 +132,17 @@ class Workstation:
         """Waits until a script succeeds in the guest."""
         self.guest.wait_until(script, timeout=LOAD_TIMEOUT_S)
 
+    def wait_for_manager_to_say(self, words: str) -> None:
+        """Waits until this boot's journal has a line of the system's manager with `words`.
+
+        By identifier and not by the fields of a unit: a line that finds the journal's socket full goes to the kernel's
+        log instead, and comes to the journal from there without them.
+        """
+        self.wait_until(
+            "journalctl --sync; journalctl --boot --identifier=systemd --no-pager --output=cat"
+            f" | grep --fixed-strings -- {shlex.quote(words)}"
+        )
+
     def keep(self, name: str, commands: Sequence[str]) -> str:
         """Runs commands as a person would, and keeps what they printed in build/transcripts."""
         text = ""
