@@ -175,10 +175,11 @@ class Observer:
             await self._rise.failed(book, await self._rise.ended(book))
         missing = await self._steps.settle(book, before, expected)
         if book.residency is not Residency.FAILED:
+            # Somebody wanted it, and there was room: what lingers is used by nobody, and is not this engine's.
+            book.lost, book.lost_since = NO_BYTES, None
             return
         book.gone(lost=bool(missing))
+        book.wanted = book.comes_back
         if missing:
-            book.move(Move.LOST)
-        else:
-            book.wanted = book.comes_back
+            self._steps.quarantine(book, missing, "ended")
         book.changed(book.name)

@@ -265,7 +265,7 @@ class Rise:
             await self.failed(book, error)
         book.move(Move.DIED)
         if missing:
-            book.move(Move.LOST)
+            self._steps.quarantine(book, missing, "was stopped")
         elif error is None or isinstance(error, Stopped):
             book.move(Move.CALM)
 

@@ -176,6 +176,9 @@ class Scheduler:
                 book.wanted = False
                 demand.serve(book, "ready")
                 continue
+            if book.residency is Residency.QUARANTINED and not book.waiters:
+                # It comes in once its bytes are back, which changes it.
+                continue
             earliest = max(book.retry_at, self._deferral.earliest(book.name, look))
             if earliest > now:
                 due.append(earliest)

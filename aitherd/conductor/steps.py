@@ -239,6 +239,19 @@ class Steps:
         book.lost_since = before if missing else None
         return missing
 
+    def quarantine(self, book: Book, missing: Mapping[DeviceId, Bytes], how: str) -> None:
+        """Leaves alone what a model whose engine is gone left on devices, and says so; `how` it came to its end."""
+        book.error = f"{_sum(missing)} did not come back after it {how}"
+        reach(Point.QUARANTINE_DUE)
+        book.move(Move.LOST)
+        reach(Point.QUARANTINED)
+        self._records.add(
+            Event.QUARANTINED,
+            f"{book.name}: {book.error}; they are left alone until they return",
+            model=book.name,
+            missing=missing,
+        )
+
     async def _keep_slots(self, book: Book) -> None:
         """Has an engine write down what it has cached, where its model file asks for it. Not worth a failure."""
         book.slots_of = ""
@@ -306,16 +319,7 @@ class Steps:
         book.learned.observe_stop(self._clock.monotonic() - stopping, worked=book.worked)
         book.gone(lost=bool(missing))
         if missing:
-            book.error = f"{_sum(missing)} did not come back after it was stopped"
-            reach(Point.QUARANTINE_DUE)
-            book.move(Move.LOST)
-            reach(Point.QUARANTINED)
-            self._records.add(
-                Event.QUARANTINED,
-                f"{book.name}: {book.error}; they are left alone until they return",
-                model=book.name,
-                missing=missing,
-            )
+            self.quarantine(book, missing, "was stopped")
             return
         book.error = ""
         book.move(Move.DOWN)
