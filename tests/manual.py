@@ -158,7 +158,11 @@ def _default(hint: Any, field: FieldInfo) -> str:
         return "Default: none."
     if hint == kinds.Size:
         return f"Default: {size_text(value)}."
-    return f"Default: {duration_text(value) if isinstance(value, float) else value}."
+    if isinstance(value, bool):
+        return f"Default: {str(value).lower()}."
+    if isinstance(value, float):
+        return f"Default: {f'{value:g}' if hint == kinds.Price else duration_text(value)}."
+    return f"Default: {value}."
 
 
 def _properties(entries: Mapping[str, Property]) -> str:
