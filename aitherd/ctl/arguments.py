@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from aitherd import __version__
 from aitherd.ctl.failure import Exit, Failure
 
 EPILOG = """Exit status: 0 success; 1 refused or failed; 2 the command line is wrong; 3 (status NAME) a model
@@ -105,6 +106,9 @@ def parser() -> Parser:
         parents=[_options(False)],
         allow_abbrev=False,
     )
+    top.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}", help="print the version and exit"
+    )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     common = _options(argparse.SUPPRESS)
 
@@ -146,7 +150,8 @@ def parser() -> Parser:
 
     ask = command("run", "ask:ask", "Asks a model and writes its answer; brings it in if need be.", there=True)
     ask.add_argument("name", type=model_name, metavar="NAME", help="a model, a name that it serves, or a tier")
-    ask.add_argument("prompt", nargs="*", metavar="PROMPT", help="the question (default: standard input)")
+    # With a default it is not said to be missing where only NAME is.
+    ask.add_argument("prompt", nargs="*", default=[], metavar="PROMPT", help="the question (default: standard input)")
     ask.add_argument(
         "--image", action="append", default=[], type=Path, metavar="FILE", help="a picture to look at; may be repeated"
     )
@@ -209,7 +214,13 @@ def parser() -> Parser:
         ("disable", "Takes model files out of force, and keeps them."),
     ):
         switch = command(name, f"enable:{name}", text, there=True)
-        _names(switch, "*" if name == "enable" else "+")
+        switch.add_argument(
+            "names",
+            nargs="*" if name == "enable" else "+",
+            type=model_name,
+            metavar="NAME",
+            help="the name of a model file, without .toml",
+        )
         if name == "enable":
             switch.add_argument("--all", action="store_true", help="every shipped model")
         switch.add_argument("--no-reload", action="store_true", help="tell neither systemd nor the daemon")
@@ -269,7 +280,10 @@ def _new(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--command", dest="line", metavar="LINE", help="a command line as in a shell")
     source.add_argument("--pid", type=count, metavar="PID", help="a server that runs: its command, and what it holds")
     source.add_argument(
-        "--from", dest="source", metavar="FILE", help="llama-swap's or Docker Compose's YAML, or ollama for its models"
+        "--from",
+        dest="source",
+        metavar="FILE",
+        help="YAML of llama-swap or Docker Compose, or ollama for the models in its store",
     )
     parser.add_argument("--vram", type=size, metavar="SIZE", help="device memory that it needs, as in 5.2GiB")
     parser.add_argument("--print", dest="show", action="store_true", help="print the files and save nothing")

@@ -23,6 +23,7 @@ from aitherd.ctl.client import Client, Values
 from aitherd.ctl.control import Progress
 from aitherd.ctl.failure import Exit, Failure
 from aitherd.ctl.terminal import print_json, printable, style
+from aitherd.errors import UnknownModel
 
 if TYPE_CHECKING:
     import httpx
@@ -39,12 +40,15 @@ def ask(arguments: argparse.Namespace) -> int:
 
 
 async def _ask(arguments: argparse.Namespace) -> int:
-    prompt = " ".join(arguments.prompt) or _standard_input()
+    prompt = " ".join(arguments.prompt) or _standard_input(arguments.name)
     model = await _known(arguments)
     draws = arguments.output is not None or (
         model is not None and "images" in model["can"] and "chat" not in model["can"]
     )
     if draws:
+        if model is not None and model["can"] and "images" not in model["can"]:
+            what = ", ".join(model["can"])
+            raise Failure(f"{model['name']} does not draw: it can {what}", "leave --output out", status=Exit.USAGE)
         if arguments.output is None and sys.stdout.isatty():
             raise Failure("a picture is nothing for a terminal", "-o FILE writes it to a file", status=Exit.USAGE)
         body: dict[str, Any] = {"model": arguments.name, "prompt": prompt, "response_format": "b64_json"}
@@ -78,12 +82,13 @@ async def _known(arguments: argparse.Namespace) -> Values | None:
         return None
 
 
-def _standard_input() -> str:
+def _standard_input(name: str) -> str:
+    example = f'aitherctl run {name} "why is the sky blue?"'
     if sys.stdin.isatty():
-        raise Failure("there is no prompt", 'aitherctl run NAME "why is the sky blue?"', status=Exit.USAGE)
+        raise Failure("there is no prompt", example, status=Exit.USAGE)
     text = sys.stdin.read().strip()
     if not text:
-        raise Failure("the prompt is empty", status=Exit.USAGE)
+        raise Failure("the prompt is empty", example, status=Exit.USAGE)
     return text
 
 
@@ -169,16 +174,22 @@ async def _succeeded(answer: httpx.Response) -> None:
     if answer.is_success:
         return
     await answer.aread()
-    raise Failure(_message(answer.text) or f"the answer is an error, {answer.status_code}")
+    said, code = _error(answer.text)
+    upstream = answer.headers.get("x-aither-upstream")
+    if upstream:
+        # Its own words may be no more than two, and none of ours.
+        said = f"{upstream} answers with {answer.status_code}: {said}" if said else ""
+    status = Exit.UNKNOWN if code == UnknownModel.code and not upstream else Exit.FAILED
+    raise Failure(said or f"the answer is an error, {answer.status_code}", status=status)
 
 
-def _message(text: str) -> str:
-    """What an error in the shape of OpenAI's says; empty when it is none."""
+def _error(text: str) -> tuple[str, str]:
+    """Message and code of an error in the shape of OpenAI's; empty when it is none."""
     try:
         error = json.loads(text)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
+        return (str(error["message"]), str(error.get("code"))) if isinstance(error, dict) else (str(error), "")
     except (ValueError, KeyError, TypeError):
-        return ""
+        return "", ""
 
 
 async def _whole(answer: httpx.Response) -> Any:
@@ -198,7 +209,7 @@ async def _write_stream(answer: httpx.Response, progress: _Line) -> None:
         if data == "[DONE]":
             ended = True
             break
-        if problem := _message(data):
+        if problem := _error(data)[0]:
             raise Failure(problem)
         text = _delta(data)
         if text:

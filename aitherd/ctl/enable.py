@@ -31,7 +31,7 @@ def enable(arguments: argparse.Namespace) -> int:
     available = shipped()
     names = list(dict.fromkeys(arguments.names)) or (sorted(available) if arguments.all else [])
     if not names:
-        raise Failure("which models?", f"name some, or --all: {', '.join(sorted(available))}", status=Exit.USAGE)
+        raise Failure("no model is named", f"name some of {', '.join(sorted(available))}, or --all", status=Exit.USAGE)
     placed = [path for name in names if (path := _place(name, available, arguments)) is not None]
     problems = _check(placed, arguments)
     bad = {problem.path for problem in problems if problem.error}
@@ -53,11 +53,7 @@ def disable(arguments: argparse.Namespace) -> int:
     paths = [administrators(arguments) / f"{name}.toml" for name in names]
     for path in paths:
         if not os.path.lexists(path):
-            raise Failure(
-                f"there is no {path}",
-                f"ln -s /dev/null {path} masks a file of that name elsewhere",
-                status=Exit.UNKNOWN,
-            )
+            raise _not_enabled(path, arguments)
     for path in paths:
         try:
             path.rename(_aside(path))
@@ -65,6 +61,16 @@ def disable(arguments: argparse.Namespace) -> int:
             raise cannot(path, error) from error
     announce(arguments, "disabled", names, changed=True)
     return Exit.OK
+
+
+def _not_enabled(path: Path, arguments: argparse.Namespace) -> Failure:
+    """What there is instead of the file at `path`."""
+    elsewhere = [other / "models.d" / path.name for other in config.directories(arguments.user)[1:]]
+    if any(map(os.path.lexists, elsewhere)):
+        remedy = f"ln -s /dev/null {path} masks the file of that name elsewhere"
+    else:
+        remedy = f"those enabled are {', '.join(sorted(one.stem for one in path.parent.glob('*.toml'))) or 'none'}"
+    return Failure(f"there is no {path}", remedy, status=Exit.UNKNOWN)
 
 
 def shipped() -> Mapping[str, Path]:
@@ -82,7 +88,7 @@ def _place(name: str, available: Mapping[str, Path], arguments: argparse.Namespa
     if not own.exists() and name not in available:
         raise Failure(
             f"no model file called {name} is shipped",
-            f"there is {', '.join(sorted(available)) or 'none'}",
+            f"those shipped are {', '.join(sorted(available)) or 'none'}",
             status=Exit.UNKNOWN,
         )
     try:

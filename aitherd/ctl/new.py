@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aitherd import config
@@ -34,7 +35,7 @@ def new(arguments: argparse.Namespace) -> int:
     directory = administrators(arguments)
     for name in texts:
         if os.path.lexists(directory / f"{name}.toml"):
-            raise Failure(f"there is a {directory / f'{name}.toml'}", "give another name, or edit that file")
+            raise Failure(f"{directory / f'{name}.toml'} exists already", "give another name, or edit that file")
     bad = _check(texts, directory, user=arguments.user)
     good = [name for name in texts if name not in bad]
     for name in good:
@@ -57,7 +58,7 @@ def _drafts(arguments: argparse.Namespace) -> list[Draft]:
         unknown = sorted(set(names) - {made.name for made in drafts})
         if unknown:
             there = ", ".join(made.name for made in drafts) or "none"
-            raise Failure(f"{arguments.source} has no {', '.join(unknown)}", f"there is {there}", status=Exit.UNKNOWN)
+            raise Failure(f"{arguments.source} has no {', '.join(unknown)}", f"it has {there}", status=Exit.UNKNOWN)
         drafts = [made for made in drafts if not names or made.name in names]
     else:
         if len(names) != 1:
@@ -77,8 +78,8 @@ def _draft(name: str, arguments: argparse.Namespace) -> Draft:
     if arguments.engine:
         return template(name, arguments.engine)
     raise Failure(
-        "what is it to be made of?",
-        f"--command LINE, --pid PID, --from FILE, or --engine KIND ({', '.join(sorted(TEMPLATES))})",
+        f"it is not said what {name} is to be made of",
+        f"give --command LINE, --pid PID, --from FILE, or --engine KIND ({', '.join(sorted(TEMPLATES))})",
         status=Exit.USAGE,
     )
 
@@ -125,7 +126,10 @@ def _check(texts: Mapping[str, str], directory: Path, *, user: bool) -> set[str]
         found: Sequence[Problem] = [problem for problem in problems if problem.path.parent == models]
         for problem in found:
             # As it will be called: the temporary place means nothing to anybody.
-            print(f"aitherctl: {str(problem).replace(str(models), str(directory))}", file=sys.stderr)
+            said = replace(problem, path=directory / problem.path.name)
+            if problem.key == "vram" and not problem.value:
+                said = replace(said, remedy="say it with --vram, as in --vram 5.2GiB")
+            print(f"aitherctl: {str(said).replace(str(models), str(directory))}", file=sys.stderr)
         return {problem.path.stem for problem in found if problem.error}
 
 

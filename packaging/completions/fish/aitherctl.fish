@@ -101,7 +101,7 @@ complete -c aitherctl -n '__fish_seen_subcommand_from disable' -a '(__aitherctl_
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l engine -x -d 'a template for this kind of server'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l command -x -d 'a command line as in a shell'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l pid -x -d 'a server that runs: its command, and what it holds'
-complete -c aitherctl -n '__fish_seen_subcommand_from new' -l from -x -d 'llama-swap\'s or Docker Compose\'s YAML, or ollama for its models'
+complete -c aitherctl -n '__fish_seen_subcommand_from new' -l from -x -d 'YAML of llama-swap or Docker Compose, or ollama for the models in its store'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l vram -x -d 'device memory that it needs, as in 5.2GiB'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l print -d 'print the files and save nothing'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l no-reload -d 'tell neither systemd nor the daemon'

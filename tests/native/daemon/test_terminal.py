@@ -106,8 +106,23 @@ def test_a_picture_goes_along(rig: Rig, tmp_path: Path) -> None:
 def test_a_model_that_nobody_knows_is_refused_with_its_likeness(rig: Rig) -> None:
     rig.model("vision", engine())
     refused = rig.ctl("run", "visoin", "hi", check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 4
     assert "vision" in refused.stderr
+
+
+def test_an_error_of_the_engine_says_whose_it_is(rig: Rig) -> None:
+    rig.model("vision", engine(more='can = ["chat"]'))
+    refused = rig.ctl("run", "vision", "a harbour", "--output", "harbour.png", check=False)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "aitherctl: vision does not draw: it can chat; leave --output out\n",
+    )
+    # ComfyUI has no such route.
+    rig.model("draws", 'engine = "comfyui"\nvram = "2 GiB"\ncommand = ["comfyui", "--weights", "1GiB"]\n')
+    rig.reload()
+    refused = rig.ctl("run", "draws", "hi", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("aitherctl: draws answers with 404")
 
 
 def test_a_terminal_is_told_what_is_waited_for_and_who_answered(rig: Rig, started: list[Terminal]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aitherd import __version__
 from aitherd.ctl.__main__ import main
 from aitherd.ctl.arguments import parse
 
@@ -21,6 +22,7 @@ REPOSITORY = Path(__file__).parents[3]
         (["stats"], "there is no command stats; did you mean status?"),
         ([], "the following arguments are required: COMMAND; see aitherctl --help"),
         (["stop"], "the following arguments are required: NAME; see aitherctl stop --help"),
+        (["run"], "the following arguments are required: NAME; see aitherctl run --help"),
         (["start", "../etc"], "argument NAME: '../etc' is not a model's name; see aitherctl start --help"),
         (["start", "a\nb"], r"argument NAME: 'a\nb' is not a model's name; see aitherctl start --help"),
         (["start", "%n"], "argument NAME: '%n' is not a model's name; see aitherctl start --help"),
@@ -86,6 +88,13 @@ def test_help_tells_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "0 success; 1 refused or failed; 2 the command line is wrong; 3 (status NAME) a model is not ready; 4" in told
     )
+
+
+def test_the_version_is_told_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"aitherctl {__version__}\n"
 
 
 def test_help_and_mistakes_import_nothing_slow() -> None:

@@ -95,9 +95,9 @@ def test_others_mistakes_keep_nobody_out(models: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (("enable",), 2, "name some, or --all: good, lost"),
-        (("enable", "godo"), 4, "no model file called godo is shipped; there is good, lost"),
-        (("disable", "good"), 4, "ln -s /dev/null"),
+        (("enable",), 2, "name some of good, lost, or --all"),
+        (("enable", "godo"), 4, "no model file called godo is shipped; those shipped are good, lost"),
+        (("disable", "good"), 4, "those enabled are none"),
     ],
 )
 def test_what_is_not_there_is_said(
@@ -105,6 +105,17 @@ def test_what_is_not_there_is_said(
 ) -> None:
     assert run(*words) == status
     assert said in capsys.readouterr().err
+
+
+def test_a_file_elsewhere_can_only_be_masked(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vendor = tmp_path / "vendor" / "models.d"
+    vendor.mkdir(parents=True)
+    (vendor / "good.toml").write_text(MODEL.format(program="sleep"))
+    monkeypatch.setenv("AITHER_CONFIG_DIR", f"{models.parent}:{vendor.parent}")
+    assert run("disable", "good") == 4
+    assert f"ln -s /dev/null {models / 'good.toml'} masks the file" in capsys.readouterr().err
 
 
 def test_a_program_learns_what_was_done(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

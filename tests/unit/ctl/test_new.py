@@ -151,12 +151,20 @@ def test_llama_swap_is_taken_over(models: Path, tmp_path: Path) -> None:
     assert read(models / "qwen3-30b.toml")["service"]["Environment"] == ["CUDA_VISIBLE_DEVICES=0"]
 
 
+def test_what_it_needs_of_the_device_can_be_said_on_the_command_line(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("tool", "--command", "sleep --port 9000") == 1
+    assert f"{models / 'tool.toml'}: vram: its footprint is missing; say it with --vram" in capsys.readouterr().err
+    assert not (models / "tool.toml").exists()
+
+
 def test_only_the_named_are_taken_over(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "swap.yaml").write_text(SWAP)
     assert run("small", "--from", str(tmp_path / "swap.yaml"), "--vram", "3G") == 0
     assert set(loaded().models) == {"small"}
     assert run("huge", "--from", str(tmp_path / "swap.yaml")) == 4
-    assert "there is qwen3-30b, small" in capsys.readouterr().err
+    assert "it has qwen3-30b, small" in capsys.readouterr().err
 
 
 def test_compose_services_that_serve_models_are_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
