@@ -13,7 +13,7 @@ from typing import Any
 from aitherd.core.words import Seconds, format_bytes, format_seconds
 from aitherd.ctl.client import Client, Values, plain, run
 from aitherd.ctl.failure import Exit
-from aitherd.ctl.terminal import print_json, printable
+from aitherd.ctl.terminal import cut, print_json, printable
 
 CLEAR_LINE = "\r\033[K"
 TICK: Seconds = 0.5
@@ -122,20 +122,20 @@ class Progress:
     def _show(self) -> None:
         if self._tick is not None:
             self._tick.cancel()
-        columns = shutil.get_terminal_size().columns
         text = printable(progress_text(self._model, time.monotonic() - self._began))
-        print(f"{CLEAR_LINE}{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+        shown = cut(text, shutil.get_terminal_size().columns - 1)
+        print(f"{CLEAR_LINE}{shown}", end="", file=sys.stderr, flush=True)
         self._tick = asyncio.get_running_loop().call_later(TICK, self._show)
 
 
 def progress_text(model: Values, elapsed: Seconds) -> str:
     """Where a model stands on its way, `elapsed` seconds after it entered this residency."""
     text = f"{model['name']}: {model['residency']}"
-    if model["stage"]:
-        text += f": {model['stage']}"
     if model["residency"] == "starting":
+        spent = format_seconds(round(elapsed)) if elapsed >= 1 else "0 s"
+        text += f", {spent} of about {format_seconds(max(round(model['start_seconds']), 1))}"
         held, expected = sum(model["measured_bytes"].values()), model["expected_bytes"]
         if expected:
-            text += f" ({format_bytes(held)} of {format_bytes(expected)})"
-        text += f", {format_seconds(round(elapsed))} of about {format_seconds(max(round(model['start_seconds']), 1))}"
-    return text
+            text += f", {format_bytes(held)} of {format_bytes(expected)}"
+    # Last, because it is what a narrow terminal cuts.
+    return f"{text}: {model['stage']}" if model["stage"] else text

@@ -16,6 +16,8 @@ from aitherd.ctl.terminal import RESIDENCIES, instant, print_json, printable, st
 
 EVENTS = {"failed": "red", "quarantined": "red", "lagging": "yellow", "refused": "yellow", "ready": "green"}
 """Styles of records."""
+EVENT_WIDTH = len("configuration")
+"""Of the column of events: the longest has room, and sentences stand below each other."""
 
 
 def plan(arguments: argparse.Namespace) -> int:
@@ -100,24 +102,21 @@ def plan_lines(outcome: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {format_bytes(outcome['missing'])} are missing"
         holders = [(one["name"], format_bytes(one["bytes"]), one["device"], one["why"]) for one in outcome["holders"]]
         if holders:
-            yield from _indented(table(("HOLDER", "HOLDS", "ON", "STAYS BECAUSE"), holders))
+            yield table(("HOLDER", "HOLDS", "ON", "STAYS BECAUSE"), holders, indent=2)
         return
     if not outcome["steps"]:
         yield f"{style('●', 'green')} {name} is ready: {reason}"
         return
     on = f" on {', '.join(outcome['placement'])}" if outcome["placement"] else ""
     yield f"{style('●', 'green')} {name} can be brought in{on} in about {format_seconds(outcome['seconds'])}: {reason}"
-    rows = [
-        (
-            f"{number}.",
-            f"{step['verb']} {step['model']}" + (f" to level {step['level']}" if step["level"] else ""),
-            ", ".join(_moves(step["takes"])) or "-",
-            format_seconds(step["seconds"]),
-            step["why"],
-        )
-        for number, step in enumerate(outcome["steps"], 1)
-    ]
-    yield from _indented(table(("", "STEP", "MEMORY", "TIME", "BECAUSE"), rows))
+    rows = []
+    for number, step in enumerate(outcome["steps"], 1):
+        does = f"{step['verb']} {step['model']}" + (f" to level {step['level']}" if step["level"] else "")
+        moves = ", ".join(_moves(step["takes"]))
+        # What it takes is reason enough to bring something in, and is said already.
+        because = "" if step["why"] == moves else step["why"]
+        rows.append((f"{number}.", does, moves or "-", format_seconds(step["seconds"]), because))
+    yield table(("", "STEP", "MEMORY", "TIME", "BECAUSE"), rows, indent=2)
     if outcome["spare"]:
         spare = ", ".join(f"{format_bytes(count)} on {device}" for device, count in outcome["spare"].items())
         yield f"  above the reserve afterwards: {spare}"
@@ -127,7 +126,7 @@ def record_lines(records: Sequence[Values]) -> Iterator[str]:
     """Records as a journal shows them."""
     for record in records:
         stamp = time.strftime("%b %d %H:%M:%S", time.localtime(record["time"]))
-        event = style(f"{record['event']:<11}", EVENTS.get(record["event"], ""))
+        event = style(f"{record['event']:<{EVENT_WIDTH}}", EVENTS.get(record["event"], ""))
         yield f"{stamp} {event} {printable(record['message'])}"
 
 
@@ -135,7 +134,3 @@ def _moves(takes: Mapping[str, int]) -> Iterator[str]:
     for device, count in takes.items():
         if count:
             yield f"{'takes' if count > 0 else 'gives'} {format_bytes(abs(count))} on {device}"
-
-
-def _indented(text: str) -> Iterator[str]:
-    return (f"  {line}" for line in text.splitlines())

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import math
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from aitherd.core.words import format_bytes, format_seconds
 from aitherd.ctl.client import Client, Values, lease_values, run
 from aitherd.ctl.control import CLEAR_LINE
 from aitherd.ctl.failure import Exit, Failure
-from aitherd.ctl.terminal import print_json, printable, table
+from aitherd.ctl.terminal import cut, print_json, printable, table
 
 HEAD = ("LEASE", "DEVICE", "PROMISED", "USED", "PID", "ENDS", "PURPOSE")
 
@@ -126,7 +127,8 @@ def progress() -> Iterator[Any]:
     def show(rows: Sequence[Any]) -> None:
         for one in lease_values(rows):
             if one["waiting"] and one["pid"] == os.getpid():
-                print(f"{CLEAR_LINE}{printable(one['stage'] or 'waiting')}", end="", file=sys.stderr, flush=True)
+                text = cut(printable(one["stage"] or "waiting"), shutil.get_terminal_size().columns - 1)
+                print(f"{CLEAR_LINE}{text}", end="", file=sys.stderr, flush=True)
 
     try:
         yield show

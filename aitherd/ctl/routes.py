@@ -12,7 +12,7 @@ from aitherd.ctl.client import Client, Values, run
 from aitherd.ctl.failure import Exit
 from aitherd.ctl.terminal import print_json, printable, style, table
 
-STATES = {"up": "green", "degraded": "yellow", "down": "red", "capped": "yellow"}
+STATES = {"up": "green", "degraded": "yellow", "down": "red", "capped": "yellow", "unusable": "red"}
 HEAD = ("UPSTREAM", "KIND", "STATE", "REQUESTS", "FIRST BYTE", "SPENT TODAY", "MODELS")
 ACTIONS = {"use": "answers now", "wait": "is brought in first", "send": "is sent it"}
 """What comes of a route, as Manager.Route names it."""
@@ -96,7 +96,7 @@ def route_lines(found: Mapping[str, Any]) -> Iterator[str]:
         if one["bound"]:
             does += f", for up to {format_seconds(one['bound'])}"
         rows.append((f"{number}.", one["route"], does, one["place"] or "this machine", one["why"]))
-    yield from (f"  {line}" for line in table(("", "ROUTE", "WHAT", "WHERE", "BECAUSE"), rows).splitlines())
+    yield table(("", "ROUTE", "WHAT", "WHERE", "BECAUSE"), rows, indent=2)
     if found["load"]:
         yield f"  meanwhile {found['load']} is brought in"
     for one in found["skipped"]:

@@ -13,10 +13,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group
 from rich.text import Text
 
-from aitherd.core.words import Bytes, format_bytes, format_seconds
+from aitherd.core.words import HOST, Bytes, format_bytes, format_seconds
 from aitherd.ctl.client import Values
-from aitherd.ctl.explain import EVENTS
-from aitherd.ctl.terminal import RESIDENCIES, printable
+from aitherd.ctl.explain import EVENT_WIDTH, EVENTS
+from aitherd.ctl.terminal import RESIDENCIES, nobodys, printable
 
 PALETTE = ("blue", "green", "magenta", "cyan", "yellow", "bright_blue", "bright_green", "bright_magenta")
 """Colours of models, in the order of their names: a model keeps its own from screen to screen."""
@@ -84,7 +84,7 @@ def parts(device: Values, view: View) -> list[Part]:
     reserve = min(device["reserve"], device["free"])
     known = sum(part.bytes for part in found) + device["free"]
     if device["total"] - known > device["total"] * LEAST:
-        found.append(Part("others", device["total"] - known, FOREIGN, SHADE))
+        found.append(Part(nobodys(device["id"]), device["total"] - known, FOREIGN, SHADE))
     found.append(Part("free", device["free"] - reserve, FREE, EMPTY, named=False))
     found.append(Part("reserve", reserve, RESERVE, SHADE))
     return found
@@ -110,7 +110,10 @@ def _head(view: View, columns: int) -> Iterator[Text]:
 
 
 def _device(device: Values, view: View, columns: int) -> Iterator[Text]:
-    name = Text.assemble((f"{device['id']} ", "bold"), (printable(device["name"]), "bright_black"))
+    if device["id"] == HOST:
+        name = Text(printable(device["name"]), "bold")
+    else:
+        name = Text.assemble((f"{device['id']} ", "bold"), (printable(device["name"]), "bright_black"))
     if not device["fresh"]:
         yield Text.assemble(name, (f"  {printable(device['problem'] or 'cannot be measured')}", "red"))
         return
@@ -196,7 +199,7 @@ def _records(records: Sequence[Values]) -> Iterator[Text]:
         stamp = time.strftime("%H:%M:%S", time.localtime(record["time"]))
         yield Text.assemble(
             (f"{stamp} ", "bright_black"),
-            (f"{record['event']:<11} ", EVENTS.get(record["event"], "")),
+            (f"{record['event']:<{EVENT_WIDTH}} ", EVENTS.get(record["event"], "")),
             printable(record["message"]),
         )
 

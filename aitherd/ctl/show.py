@@ -16,6 +16,7 @@ from aitherd.ctl.terminal import (
     RESIDENCIES,
     bar,
     instant,
+    nobodys,
     print_json,
     printable,
     residency_styles,
@@ -111,8 +112,8 @@ async def fleet_status(client: Client, *, as_json: bool) -> int:
     print(f"{mark} aitherd {daemon['version']}" + ("" if daemon["healthy"] else ": it cannot do all its work"))
     for problem in daemon["problems"]:
         print(f"  {style(printable(problem), 'red')}")
-    for device in found:
-        print(f"  {device_line(device)}")
+    if found:
+        print(device_table(found, indent=2))
     for lease in daemon["leases"]:
         print(f"  {printable(lease_line(lease))}")
     print(f"\n{model_table(models)}")
@@ -120,7 +121,7 @@ async def fleet_status(client: Client, *, as_json: bool) -> int:
 
 
 def model_table(models: Sequence[Values]) -> str:
-    """A line for each model."""
+    """A line for each model, and below them one for each that is in trouble, which says all of it."""
     if not models:
         return "no model is configured"
     rows = [
@@ -132,11 +133,19 @@ def model_table(models: Sequence[Values]) -> str:
             size(model["expected_bytes"]),
             requests(model),
             stops(model),
-            model["error"] or model["stage"] or model["description"],
+            model["stage"] or model["description"],
         )
         for model in models
     ]
-    return table(MODEL_HEAD, rows, residency_styles())
+    return "\n".join([table(MODEL_HEAD, rows, residency_styles()), *troubles(models)])
+
+
+def troubles(models: Sequence[Values]) -> Iterator[str]:
+    """What is wrong, of each model of which anything is."""
+    for model in models:
+        if model["error"]:
+            named = model["error"].startswith(f"{model['name']} ")
+            yield style(printable(f"× {model['error']}" if named else f"× {model['name']}: {model['error']}"), "red")
 
 
 def requests(model: Values) -> str:
@@ -211,33 +220,38 @@ def lease_line(lease: Values) -> str:
     return f"lease {lease['id']}  {lease['purpose']} uses {format_bytes(lease['used'])} of {promised} on {on}"
 
 
-def device_line(device: Values) -> str:
-    """A device in one line."""
-    name = f"{device['id']} {printable(device['name'])}".rstrip()
-    if not device["fresh"]:
-        return f"{name}  {style(printable(device['problem'] or 'cannot be measured'), 'red')}"
-    used = device["total"] - device["free"]
-    return (
-        f"{name}  {bar(used, device['total'])}  {format_bytes(used)} of {format_bytes(device['total'])} used, "
-        f"{format_bytes(device['free'])} free, {format_bytes(device['reserve'])} in reserve"
-    )
+def device_table(devices: Sequence[Values], *, indent: int = 0) -> str:
+    """A line for each device."""
+    rows, styles = [], {}
+    for device in devices:
+        name, used = device["name"], device["total"] - device["free"]
+        if device["fresh"]:
+            spare = max(device["free"] - device["reserve"], 0)
+            holds = f"{format_bytes(used)} of {format_bytes(device['total'])} used, {format_bytes(spare)} free"
+            rows.append((device["id"], bar(used, device["total"]), holds, name))
+        else:
+            rows.append((device["id"], "", device["problem"] or "cannot be measured", name))
+            styles[rows[-1][2]] = "red"
+    return table((), rows, styles, indent=indent)
 
 
 def device_block(device: Values, models: Sequence[Values]) -> Iterator[str]:
-    """A device and who holds its memory."""
-    yield device_line(device)
+    """A device and who holds its memory; where it can be measured that is all of it but what is free."""
+    yield device_table([device])
+    if not device["fresh"]:
+        return
     residency = {model["name"]: model["residency"] for model in models}
-    rows = [(name, format_bytes(count), residency[name]) for name, count in device["models"].items()]
+    rows = [(name, device["models"][name], residency[name]) for name in device["models"]]
     rows += [
-        (
-            one["purpose"],
-            format_bytes(one["used"]),
-            f"of {format_bytes(one['bytes'])}, lease {one['id']}, PID {one['pid']}",
-        )
+        (one["purpose"], max(one["used"], 0), f"of {format_bytes(one['bytes'])}, lease {one['id']}, PID {one['pid']}")
         for one in device["leases"]
     ]
-    rows += [(one["name"], format_bytes(one["bytes"]), f"foreign, PID {one['pid']}") for one in device["foreign"]]
+    rows += [(one["name"], one["bytes"], f"foreign, PID {one['pid']}") for one in device["foreign"]]
     if device["quarantined"]:
-        rows.append(("quarantined", format_bytes(device["quarantined"]), "left behind by stopped models"))
-    if rows:
-        yield from (f"  {line}" for line in table(("OWNER", "HOLDS", ""), rows, residency_styles()).splitlines())
+        rows.append(("quarantined", device["quarantined"], "left behind by stopped models"))
+    nobodys_bytes = device["total"] - device["free"] - sum(count for _, count, _ in rows)
+    if nobodys_bytes > 0:
+        rows.append((nobodys(device["id"]), nobodys_bytes, "by no model"))
+    rows.append(("reserve", device["reserve"], "no plan may use it"))
+    shown = [(owner, format_bytes(count), what) for owner, count, what in rows]
+    yield table(("OWNER", "HOLDS", ""), shown, residency_styles(), indent=2)

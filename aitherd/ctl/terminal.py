@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from aitherd.core.words import Bytes, Seconds, format_bytes, format_seconds
+from aitherd.core.words import HOST, Bytes, DeviceId, Seconds, format_bytes, format_seconds
 
 STYLES: Mapping[str, str] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 """SGR parameters, ECMA-48."""
@@ -29,7 +29,7 @@ RESIDENCIES: Mapping[str, tuple[str, str]] = {
 
 DAY: Seconds = 86400.0
 
-BAR = 24
+BAR = 16
 """Width of a bar, in characters."""
 
 
@@ -55,31 +55,43 @@ def width(text: str) -> int:
     return sum(wide)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None) -> str:
-    """Aligned columns below `head`. A cell whose text is a key of `styles` gets that style.
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    styles: Mapping[str, str] | None = None,
+    *,
+    indent: int = 0,
+) -> str:
+    """Aligned columns below `head`, which may be empty. A cell whose text is a key of `styles` gets that style.
 
     On a terminal lines are cut at its edge; elsewhere nothing is lost.
     """
-    cells = [[printable(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(width(row[column]) for row in cells) for column in range(len(head))]
-    edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    cells = [[printable(cell) for cell in row] for row in ((head, *rows) if head else rows)]
+    widths = [max(width(row[column]) for row in cells) for column in range(len(cells[0]))] if cells else []
+    edge = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else None
     lines = []
     for number, row in enumerate(cells):
         parts: list[str] = []
         left = edge
         for column, cell in enumerate(row):
-            shown = cell if left is None else _cut(cell, left)
+            if left is not None and left <= 0:
+                break
+            shown = cell if left is None else cut(cell, left)
             pad = "" if column == len(row) - 1 else " " * (widths[column] - width(shown) + 2)
-            left = None if left is None else max(left - widths[column] - 2, 0)
-            parts.append(style(shown, "bold" if number == 0 else (styles or {}).get(cell, "")) + pad)
-        lines.append("".join(parts).rstrip())
+            left = None if left is None else left - widths[column] - 2
+            look = "bold" if head and number == 0 else (styles or {}).get(cell, "")
+            parts.append((style(shown, look) if shown else "") + pad)
+        lines.append(" " * indent + "".join(parts).rstrip())
     return "\n".join(lines)
 
 
-def _cut(text: str, columns: int) -> str:
+def cut(text: str, columns: int) -> str:
+    """`text`, or what of it fits with an ellipsis."""
     if width(text) <= columns:
         return text
-    return text[: max(columns - 1, 0)] + "…" if columns else ""
+    while text and width(text) >= columns:
+        text = text[:-1]
+    return text + "…" if columns > 0 else ""
 
 
 def residency_styles() -> Mapping[str, str]:
@@ -91,6 +103,11 @@ def bar(part: Bytes, whole: Bytes) -> str:
     """How full something is."""
     filled = round(BAR * min(max(part / whole, 0.0), 1.0)) if whole > 0 else 0
     return f"[{'█' * filled}{'░' * (BAR - filled)}]"
+
+
+def nobodys(device: DeviceId) -> str:
+    """What memory of a device is called that no process which is known of holds."""
+    return "in use" if device == HOST else "driver"
 
 
 def size(count: Bytes) -> str:

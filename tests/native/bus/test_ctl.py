@@ -64,9 +64,9 @@ async def test_list_for_programs_and_for_people(broker: Broker, fleet: SmallFlee
         "stage": "",
         "start_seconds": 0.0,
     }
-    head, *rows = (await ctl(broker, "list")).out.splitlines()
+    head, *rows, trouble = (await ctl(broker, "list")).out.splitlines()
     assert head.split() == ["MODEL", "CLASS", "RESIDENCY", "VRAM", "NEEDS", "REQUESTS", "STOPS", "DESCRIPTION"]
-    assert rows[1].endswith("exited with status 1; see aitherctl logs broken")
+    assert trouble == "× broken: exited with status 1; see aitherctl logs broken"
     assert rows[2].split()[:5] == ["orchestrator", "essential", "ready", "19", "GiB"]
     assert {row.index("on-demand") for row in (rows[0], rows[1], rows[3])} == {head.index("CLASS")}
     assert "1 +3 waiting" in rows[3]
@@ -96,7 +96,7 @@ async def test_status_shows_a_model_in_full(broker: Broker, fleet: SmallFleet, s
         "     Command: llama-server --alias vision",
     ):
         assert line in ran.out.splitlines()
-    assert ran.out.splitlines()[-1].endswith("ready       vision is ready after 3.1 s")
+    assert ran.out.splitlines()[-1].endswith(" ready         vision is ready after 3.1 s")
     (model,) = await answer(broker, "status", "vision")
     (record,) = model["records"]
     assert (record["time"], record["event"], record["model"]) == (NOW, "ready", "vision")
@@ -111,7 +111,8 @@ async def test_status_without_a_name_is_the_fleet(broker: Broker, fleet: SmallFl
     assert [model["name"] for model in whole["models"]] == ["0.5b-draft", "broken", "orchestrator", "vision"]
     ran = await ctl(broker, "status")
     assert ran.out.splitlines()[1] == "  the driver hangs; reload it"
-    assert "25 GiB of 32 GiB used, 7 GiB free, 512 MiB in reserve" in ran.out
+    # What is free is what a plan may use, as everywhere.
+    assert "25 GiB of 32 GiB used, 6.5 GiB free" in ran.out
 
 
 async def test_devices_show_owners(broker: Broker, service: BusService) -> None:
@@ -121,6 +122,9 @@ async def test_devices_show_owners(broker: Broker, service: BusService) -> None:
     rows = [line.split() for line in (await ctl(broker, "devices")).out.splitlines()]
     assert ["orchestrator", "19", "GiB", "ready"] in rows
     assert ["gnome-shell", "300", "MiB", "foreign,", "PID", "4711"] in rows
+    assert ["reserve", "512", "MiB", "no", "plan", "may", "use", "it"] in rows
+    # With what is free they are the whole device.
+    assert next(row for row in rows if row[:1] == ["driver"])[1:3] == ["5.7", "GiB"]
 
 
 async def test_models_are_held_released_and_stopped(broker: Broker, fleet: SmallFleet, service: BusService) -> None:

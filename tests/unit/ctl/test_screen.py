@@ -62,6 +62,14 @@ def test_every_line_of_a_fleet_that_is_too_large_is_said_to_be_missing() -> None
     assert any("decision 19" in line for line in shown)
 
 
+def test_host_memory_is_named_once_and_what_nobody_holds_as_on_the_page() -> None:
+    host = device(id="host", name="host memory", busy=None, watts=None)
+    text = "\n".join(lines(view(devices=[device(free=24 * GIB), host])))
+    assert "host host" not in text
+    assert "driver 8 GiB" in text
+    assert "in use 24 GiB" in text
+
+
 def test_what_cannot_be_measured_is_said_instead_of_shown() -> None:
     blind = view(devices=[device(fresh=False, problem="the driver hangs; reboot")])
     assert "the driver hangs; reboot" in "\n".join(lines(blind))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -28,6 +29,19 @@ def test_lines_are_cut_at_the_edge_of_a_terminal(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("NO_COLOR", "1")
     lines = table(("NAME", "TEXT"), [("abcdef", "ghijkl"), ("a", "bc")]).splitlines()
     assert lines == ["NAME    TEXT", "abcdef  ghi…", "a       bc"]
+    lines = table(("NAME", "TEXT"), [("abcdef", "三三三")], indent=2).splitlines()
+    assert lines == ["  NAME    T…", "  abcdef  …"]
+
+
+@pytest.mark.parametrize("columns", range(1, 30))
+def test_no_line_is_longer_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = table(("NAME", "", "TEXT"), [("abc", "三三", "ready"), ("abcdef", "", "")], {"ready": "green"})
+    # Colours take no column.
+    assert all(terminal.width(re.sub("\033\\[[0-9]*m", "", line)) <= columns for line in shown.splitlines())
 
 
 def test_cells_cannot_hold_control_characters() -> None:
@@ -35,7 +49,7 @@ def test_cells_cannot_hold_control_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "filled"), [(0, 10, 0), (10, 10, 24), (5, 10, 12), (20, 10, 24), (-1, 10, 0), (1, 0, 0)]
+    ("part", "whole", "filled"), [(0, 10, 0), (10, 10, 16), (5, 10, 8), (20, 10, 16), (-1, 10, 0), (1, 0, 0)]
 )
 def test_a_bar_is_never_longer_than_itself(part: int, whole: int, filled: int) -> None:
     shown = bar(part, whole)

@@ -25,7 +25,7 @@ from aitherd.config.written import ModelFile, Written, sections
 from aitherd.core.words import Residency, ResidencyClass
 from aitherd.ctl import __main__ as aitherctl
 from aitherd.ctl.arguments import parse, parser
-from aitherd.ctl.explain import plan_lines
+from aitherd.ctl.explain import EVENT_WIDTH, plan_lines
 from aitherd.ctl.failure import Exit
 from aitherd.ctl.show import model_table
 from aitherd.engines import ENGINES
@@ -136,6 +136,13 @@ def test_every_exit_status_is_explained() -> None:
 def test_every_event_is_explained() -> None:
     told = " ".join(tags(section(CONTROL, "READING THE REASONS"))).replace(",", " ").split()
     assert sorted(told) == sorted(Event)
+
+
+def test_the_column_of_events_has_room_for_each() -> None:
+    assert max(map(len, Event)) == EVENT_WIDTH
+    shown = re.findall(r"^Nov .*", section(CONTROL, "READING THE REASONS"), re.MULTILINE)
+    sentences = {len(re.match(r"\S+ \S+ \S+ \S+ +", line)[0]) for line in shown}  # type: ignore[index]
+    assert sentences == {len("Nov 24 22:25:55 ") + EVENT_WIDTH + 1}
 
 
 def test_every_error_is_explained_as_it_is() -> None:
