@@ -25,6 +25,7 @@ from aitherd.core.words import NO_BYTES, DeviceId, Endpoint, Seconds, format_byt
 from aitherd.engines.base import Control, EngineRefused, Health
 from aitherd.errors import AitherError, HostFailure, HostOutOfMemory, OutOfDeviceMemory, StartFailed, Stopped
 from aitherd.failpoints import Point, reach
+from aitherd.host.units import JobFailed
 
 if TYPE_CHECKING:
     from aitherd.config import Model
@@ -272,11 +273,14 @@ class Rise:
     async def _explain(self, book: Book, error: AitherError, what: str) -> StartFailed:
         """`error` with what systemd and the engine itself have to say about it."""
         kind: type[StartFailed] = StartFailed
-        pause, verdict = BACKOFF_FIRST, error.message
-        if isinstance(error, HostFailure):
-            verdict = str(error)
-        else:
+        pause, verdict, remedy, invocation = BACKOFF_FIRST, error.message, error.remedy, book.invocation
+        if not isinstance(error, HostFailure) or isinstance(error, JobFailed):
             status = await self._systemd.unit(book.unit)
+            if isinstance(error, JobFailed):
+                remedy = ""
+                if status is not None and status.result not in ("", "success"):
+                    # It ended before the manager had called its start done, which is the same to people.
+                    verdict, invocation = "its process ended", status.invocation_id
             if status is not None and status.result == "oom-kill":
                 limit = dict(book.model.resources).get("MemoryMax")
                 size = f" at MemoryMax {format_bytes(limit[1])}" if limit and isinstance(limit[1], int) else ""
@@ -284,11 +288,13 @@ class Rise:
                 verdict = f"the kernel killed it for host memory{size} (host_oom)"
             elif status is not None and status.result not in ("", "success"):
                 verdict = f"{verdict} ({status.result}, status {status.exec_main_status})"
-            if line := await self._last_line(book.unit, book.invocation, 1):
+            if line := await self._last_line(book.unit, invocation, 1):
                 verdict = f"{verdict}; it wrote: {line}"
             if kind is StartFailed and book.expected() and OUT_OF_MEMORY.search(verdict):
                 kind = OutOfDeviceMemory
-        return kind(f"{book.name} {what}: {verdict}", remedy=f"see journalctl -u {book.unit}", retry_after=pause)
+        return kind(
+            f"{book.name} {what}: {verdict}", remedy=remedy or f"see aitherctl logs {book.name}", retry_after=pause
+        )
 
     def _request(self, book: Book, endpoint: Endpoint, placement: tuple[DeviceId, ...]) -> UnitRequest:
         model = book.model

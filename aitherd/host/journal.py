@@ -18,6 +18,8 @@ LONGEST_LINE = 1000
 ATTEMPTS = 3
 PAUSE: Seconds = 0.05
 """The journal may not have read yet what a process wrote the moment before it died."""
+NO_REASON = "Failed to start "
+"""How the manager ends what it says about a unit that failed: that it did, and not why."""
 BLANKS = 20
 """Lines that are read beyond those wanted, for blank ones to be passed over."""
 
@@ -43,7 +45,10 @@ async def last_line(unit: str, invocation: str, count: int = 1, *, timeout: Seco
             for attempt in range(ATTEMPTS):
                 if attempt:
                     await asyncio.sleep(PAUSE)
-                lines = await _read(count, wrote) or await _read(count, ["--priority=err", *about])
+                lines = await _read(count, wrote)
+                if not lines:
+                    said = await _read(BLANKS, ["--priority=err", *about])
+                    lines = [line for line in said if not line.startswith(NO_REASON)][-count:]
                 if lines:
                     return "\n".join(lines)
     except (TimeoutError, OSError):

@@ -26,6 +26,18 @@ def test_an_engine_that_ends_while_it_loads_is_reported_with_its_last_words(
     assert error(again)["code"] == "backing_off" and int(again.headers["retry-after"]) >= 1
 
 
+def test_an_engine_that_ends_at_once_is_told_as_one_that_ends_later(rig: Rig) -> None:
+    """The manager may see its end before it has called the start done. One remedy is named, and holds for users too."""
+    rig.model("gone", 'engine = "exec"\nvram = "1 GiB"\ncommand = ["false", "{socket}"]\n')
+    rig.reload()
+    for _ in range(5):
+        refused = rig.ctl("start", "gone", check=False)
+        assert refused.returncode == 1
+        assert refused.stderr == (
+            "aitherctl: gone did not start: its process ended (exit-code, status 1); see aitherctl logs gone\n"
+        )
+
+
 def test_a_program_that_is_not_there_is_a_configuration_error(rig: Rig) -> None:
     rig.model("missing", engine().replace('"engine", "--socket"', '"no-such-engine", "--socket"'))
     checked = rig.ctl("check-config", check=False)
@@ -36,7 +48,9 @@ def test_a_program_that_is_not_there_is_a_configuration_error(rig: Rig) -> None:
 def test_an_engine_that_never_answers_is_given_up_and_leaves_nothing(rig: Rig, gpu: Gpu, http: httpx.Client) -> None:
     rig.model("mute", engine("4 GiB", "--fault", "never-healthy", more='load-timeout = "1s"'))
     refused = chat(http, "mute")
-    assert refused.status_code == 503 and "did not answer within 1 s" in error(refused)["message"]
+    assert refused.status_code == 503
+    # The setting that helps, not the log of a server that says nothing.
+    assert "did not answer within 1 s: raise load-timeout" in error(refused)["message"]
     assert gpu.card.used == 0
 
 
