@@ -247,9 +247,11 @@ class Conductor:
         model = self._catalogue.resolve(name)
         if model is None:
             meant = " or ".join(nearest(name, self.fleet.names))
-            known = ", ".join(sorted(self.fleet.names)) or "none is configured"
             hint = f"did you mean {meant}; " if meant else ""
-            raise UnknownModel(f"there is no model {name!r}", remedy=f"{hint}the models are: {known}")
+            known = (
+                f"the models are: {', '.join(sorted(self.fleet.names))}" if self.fleet.names else "none is configured"
+            )
+            raise UnknownModel(f"there is no model {name!r}", remedy=f"{hint}{known}")
         return model
 
     def try_use(self, model: str) -> Claim | None:

@@ -76,7 +76,8 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _chosen(fleet: Fleet, names: Sequence[str]) -> Sequence[Model]:
     for name in names:
         if name not in fleet.names:
-            raise Failure(f"there is no model {name}", "aitherctl check-config lists them", status=Exit.UNKNOWN)
+            known = f"the models are: {', '.join(sorted(fleet.names))}" if fleet.names else "none is configured"
+            raise Failure(f"there is no model {name!r}", known, status=Exit.UNKNOWN)
     return [fleet.models[fleet.names[name]] for name in names] or list(fleet.models.values())
 
 

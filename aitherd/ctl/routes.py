@@ -9,7 +9,7 @@ from typing import Any
 
 from aitherd.core.words import format_seconds
 from aitherd.ctl.client import Client, Values, run
-from aitherd.ctl.failure import Exit
+from aitherd.ctl.failure import Exit, Failure
 from aitherd.ctl.terminal import print_json, printable, style, table
 
 STATES = {"up": "green", "degraded": "yellow", "down": "red", "capped": "yellow", "unusable": "red"}
@@ -34,6 +34,8 @@ def upstreams(arguments: argparse.Namespace) -> int:
 
 def route(arguments: argparse.Namespace) -> int:
     """Where a request would go. Fails when it would go nowhere."""
+    if not (arguments.name or arguments.tier or arguments.effort):
+        raise Failure("it is not said what the request asks for", "give NAME, --tier or --effort", status=Exit.USAGE)
     hints = {
         name: (signature, value)
         for name, signature, value in (

@@ -120,15 +120,16 @@ class Routing:
                 found = self._tiers.get(wish.tier)
                 if found is None:
                     meant = " or ".join(nearest(wish.tier, self._tiers))
-                    known = ", ".join(sorted(self._tiers)) or "none is configured"
                     hint = f"did you mean {meant}; " if meant else ""
-                    raise UnknownTier(f"there is no tier {wish.tier!r}", remedy=f"{hint}the tiers are: {known}")
+                    known = f"the tiers are: {', '.join(sorted(self._tiers))}" if self._tiers else "none is configured"
+                    raise UnknownTier(f"there is no tier {wish.tier!r}", remedy=f"{hint}{known}")
                 return found
             if wish.effort:
                 found = self._efforts.get(wish.effort)
                 if found is None:
-                    known = ", ".join(sorted(self._efforts)) or "none is configured"
-                    raise BadRequest(f"no tier is for the effort {wish.effort!r}", remedy=f"the efforts are: {known}")
+                    there = ", ".join(sorted(self._efforts))
+                    known = f"the efforts are: {there}" if there else "no tier names any"
+                    raise BadRequest(f"no tier is for the effort {wish.effort!r}", remedy=known)
                 return found
         return self.named.get(asked)
 

@@ -110,6 +110,16 @@ def test_a_model_that_nobody_knows_is_refused_with_its_likeness(rig: Rig) -> Non
     assert "vision" in refused.stderr
 
 
+def test_where_nothing_is_configured_that_is_what_is_said(rig: Rig) -> None:
+    for words, said in (
+        (("start", "vision"), "there is no model 'vision'; none is configured"),
+        (("route", "x", "--tier", "fast"), "there is no tier 'fast'; none is configured"),
+        (("route", "x", "--effort", "high"), "no tier is for the effort 'high'; no tier names any"),
+        (("doctor", "vision"), "there is no model 'vision'; none is configured"),
+    ):
+        assert rig.ctl(*words, check=False).stderr == f"aitherctl: {said}\n"
+
+
 def test_an_error_of_the_engine_says_whose_it_is(rig: Rig) -> None:
     rig.model("vision", engine(more='can = ["chat"]'))
     refused = rig.ctl("run", "vision", "a harbour", "--output", "harbour.png", check=False)

@@ -91,6 +91,11 @@ def test_everything_can_be_read(visit: Open, rig: Rig, size: tuple[int, int], co
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     assert page.evaluate(NAMELESS) == []
+    # Buttons stand below each other, whatever else a row has.
+    edges = page.locator("#model-rows .act button:visible").evaluate_all(
+        "(all) => all.map((one) => Math.round(one.getBoundingClientRect().right))"
+    )
+    assert len(edges) > 1 and len(set(edges)) == 1
     assert there.complaints == [] and there.violations == []
 
 

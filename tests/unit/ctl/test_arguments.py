@@ -37,6 +37,7 @@ REPOSITORY = Path(__file__).parents[3]
         (["lease", "--vram", "8GB"], "argument --vram: '8GB': GB may mean two sizes; write \"8 GiB\""),
         (["lease", "--vram", "8G", "--for", "soon"], "argument --for: 'soon': not a duration; write a duration"),
         (["lease", "--vram", "8G", "ls", "-l"], "unrecognized arguments: -l; see aitherctl --help"),
+        (["route"], "it is not said what the request asks for; give NAME, --tier or --effort"),
         (["check-config", "--device", "gpu0"], "--device gpu0: "),
         (["check-config", "--device", "gpu0=much"], "--device gpu0=much: "),
     ],
