@@ -179,9 +179,16 @@ class Execution:
                     except AitherError as error:
                         self._give_up(book, error)
                         return
+                quiet = step.verb is Verb.START and book.engine.quiet_start(book.model.command)
+                if quiet and await self._transitions.alone(frozenset(outcome.placement)):
+                    continue
+                if not quiet:
+                    # Its room is promised to it, and it minds nobody.
+                    self._transitions.share(frozenset(outcome.placement))
                 if await self._raise(book, outcome, step, tried_before=tried):
                     break
                 tried = True
+                await self._transitions.own_again(self.scope(book))
                 continue
             book.say(step.why)
             if not await self.make_room(step, policy.patience if policy.urgent else 0.0):

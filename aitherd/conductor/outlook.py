@@ -68,7 +68,7 @@ class Forecast:
         rise, room = book.rise(best=best), 0.0
         devices = self._transitions.owned(book.name) or self._execution.scope(book)
         if book.residency is Residency.STARTING:
-            return Turn(book.name, devices, room, rise)
+            return Turn(book.name, devices, room, rise, self._transitions.shares(book.name))
         refused = book.residency not in PLANNED or book.retry_at > now or book.name in self._deferral
         if not refused:
             outcome = decide(world, book.name, now, self._execution.policy())
@@ -78,7 +78,8 @@ class Forecast:
                 refused = True
         if refused and best and book.name not in self._transitions:
             devices = NOTHING
-        return Turn(book.name, devices, room, rise + max(book.retry_at - now, 0.0))
+        shares = book.level > 0 or not book.engine.quiet_start(book.model.command)
+        return Turn(book.name, devices, room, rise + max(book.retry_at - now, 0.0), shares)
 
 
 class Outlooks:

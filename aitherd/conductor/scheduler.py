@@ -1,8 +1,9 @@
-"""Who moves next: the one place that starts transitions, at most one at a time on a device.
+"""Who moves next: the one place that starts transitions.
 
 `_assign` runs whenever something changed; it only looks at the books and starts tasks, each of which owns its devices
-until it ends. The order of waiting models comes from `core/queue.py`; what the tasks do is in `execution.py`, how they
-own devices in `transitions.py`, and when somebody who was refused is tried again in `deferral.py`.
+alone until it only comes up. The order of waiting models comes from `core/queue.py`; what the tasks do is in
+`execution.py`, how they own devices in `transitions.py`, and when somebody who was refused is tried again in
+`deferral.py`.
 """
 
 from __future__ import annotations

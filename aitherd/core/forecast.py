@@ -1,7 +1,8 @@
 """When a model that is waited for could be ready, and for whom that is too late.
 
-Models that may touch the same device come up one after another, each after those that give way for it. In which order
-is decided in `queue.py`, who gives way in `arbiter.py`; where a request goes that leaves is for routing to say.
+Room is made for one model after another on a device. Those that mind nobody come up beside others; one that measures
+the device meanwhile comes up alone. In which order is decided in `queue.py`, who gives way in `arbiter.py`; where a
+request goes that leaves is for routing to say.
 """
 
 from __future__ import annotations
@@ -24,16 +25,23 @@ class Turn:
     """Expected until those that give way for it have done so."""
     rise: Seconds
     """Expected from then on until it is ready."""
+    shares: bool = False
+    """Whether room may be made for others, and they may come up, while it comes up."""
 
 
 def ready_in(turns: Iterable[Turn]) -> Mapping[str, Seconds]:
     """Seconds until each model is ready, by name, when the turns are taken in this order."""
     busy: dict[DeviceId, Seconds] = {}
+    shared: dict[DeviceId, Seconds] = {}
     ready: dict[str, Seconds] = {}
     for turn in turns:
-        begins = max((busy.get(device, 0.0) for device in turn.devices), default=0.0)
-        ready[turn.model] = ends = begins + turn.room + turn.rise
-        busy.update(dict.fromkeys(turn.devices, ends))
+        room = max((busy.get(device, 0.0) for device in turn.devices), default=0.0) + turn.room
+        if not turn.shares:
+            room = max([room, *(shared.get(device, 0.0) for device in turn.devices)])
+        ready[turn.model] = ends = room + turn.rise
+        busy.update(dict.fromkeys(turn.devices, room if turn.shares else ends))
+        if turn.shares:
+            shared.update({device: max(shared.get(device, 0.0), ends) for device in turn.devices})
     return ready
 
 

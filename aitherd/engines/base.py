@@ -144,12 +144,15 @@ class Engine:
     """Paths that tell about it and make it do nothing; see `only_looks`."""
     has_pulse: ClassVar[bool] = False
     """Whether `pulse` tells whether it works."""
-    quiet_start: ClassVar[bool] = False
-    """Whether device memory must not change under it while it starts."""
 
     def launch(self, command: Sequence[str], endpoint: Endpoint) -> Launch:
         """How to run `command` so that it listens at `endpoint` and nowhere else."""
         raise NotImplementedError
+
+    def quiet_start(self, command: Sequence[str]) -> bool:
+        """Whether device memory must not change under a server started like this while it starts: it measures what is
+        free. It may whatever others do when it only takes what it needs."""
+        return False
 
     def ladder(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[Rung, ...]:
         """Sleep levels that a server started like this offers, shallowest first."""

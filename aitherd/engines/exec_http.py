@@ -24,6 +24,10 @@ class ExecHttp(Engine):
         placeholder, value = ("{socket}", endpoint.socket) if endpoint.socket else ("{port}", str(endpoint.port))
         return Launch(tuple(word.replace(placeholder, str(value)) for word in command))
 
+    def quiet_start(self, command: Sequence[str]) -> bool:
+        # Whatever it is, it may be one that measures.
+        return True
+
     async def health(self, control: Control) -> Health:
         return await probe(control, self.health_path)
 

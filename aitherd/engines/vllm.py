@@ -27,6 +27,8 @@ CONTEXT_BYTES = 1536 * 2**20
 """Device bytes that stay while asleep until measured: published residues lie between 1.4 and 1.8 GiB."""
 
 SLEEP_MODE = "--enable-sleep-mode"
+KV_BYTES = frozenset({"--kv-cache-memory-bytes", "--kv-cache-memory"})
+"""The option's name, and the short one that its log recommends."""
 LEVEL_1 = (3.0, 3.0)
 """Seconds to fall asleep and to wake until measured. Published wakes of level 1 take 0.1 to 6 s, 64 GiB about 3 s: it
 is the copy over PCIe."""
@@ -40,12 +42,12 @@ _WORK = re.compile(r"^vllm:(?:generation_tokens|prompt_tokens|iteration_tokens_t
 
 
 class Vllm(Engine):
-    """`vllm serve`. Device memory must stay quiet while it starts: it profiles free memory and aborts if it grows."""
+    """`vllm serve`. Unless it is told the bytes of its KV cache it profiles free memory while it starts: it makes the
+    cache as large as what it finds, and aborts if free memory grows meanwhile."""
 
     kind = "vllm"
     speaks_unix = True
     listen_options = ("--host", "--port", "--uds")
-    quiet_start = True
     own_queue = True
     has_pulse = True
     watched = frozenset({"/health", "/ping", "/metrics", "/version", "/load", "/v1/models"})
@@ -55,6 +57,10 @@ class Vllm(Engine):
         if endpoint.socket is not None:
             return Launch((*command, "--uds", endpoint.socket), environment)
         return Launch((*command, *listen_on_port(endpoint, "--host")), environment)
+
+    def quiet_start(self, command: Sequence[str]) -> bool:
+        # With the bytes given it "skipped memory profiling". (vLLM, `Worker.determine_available_memory`)
+        return not any(word.partition("=")[0].replace("_", "-") in KV_BYTES for word in command)
 
     def ladder(self, command: Sequence[str], environment: Mapping[str, str]) -> tuple[Rung, ...]:
         if not _sleeps(command):

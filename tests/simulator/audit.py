@@ -1,8 +1,8 @@
 """What must hold whatever happens: every deed of the conductor towards the machine is held against it.
 
 A deed that breaks a rule is noted, with the time and the last records, and `check` fails on it. The rules are those of
-the design: bytes are measured before a start, one transition at a time on a device, busy is never ended, the essential
-model is left alone.
+the design: bytes are measured before a start, room is made for one model at a time on a device, nothing else moves
+where one measures it, busy is never ended, the essential model is left alone.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Audit:
         book = self._book(model)
         if book is None or self.conductor is None:
             return
-        self._alone(book, placement)
+        self._alone(book, placement, quiet=_quiet(book))
         if book.expected() and self._now() - self._taken > AGED:
             self._note(f"{model} starts by a measurement of {self._now() - self._taken:.1f} s ago")
         need = -(-book.expected() // max(len(placement), 1))
@@ -96,7 +96,7 @@ class Audit:
         """A sleeper is woken."""
         self.wakes_of[model] = self.wakes_of.get(model, 0) + 1
         if (book := self._book(model)) is not None:
-            self._alone(book, book.placement)
+            self._alone(book, book.placement, quiet=False)
 
     def sleeps(self, model: str) -> None:
         """An engine is put to sleep."""
@@ -138,9 +138,10 @@ class Audit:
             for book in self.conductor.books.values():
                 self._look(book)
             for device in self.conductor.meter.accounts.devices:
-                moving = [book.name for book in self.conductor.books.values() if self._moves_on(book, device)]
-                if len(moving) > 1:
-                    self._note(f"{' and '.join(moving)} move on {device} at once")
+                moving = [book for book in self.conductor.books.values() if self._moves_on(book, device)]
+                alone = [book for book in moving if book.residency is Residency.STOPPING or _quiet(book)]
+                if len(alone) > 1 or (len(moving) > 1 and any(map(_quiet, moving))):
+                    self._note(f"{' and '.join(book.name for book in moving)} move on {device} at once")
         if self.broken:
             raise Broken("\n".join(self.broken))
 
@@ -172,10 +173,12 @@ class Audit:
         leased = sum(claim.bytes for claim in self.conductor.leasing.leases.claims() if claim.device == device)
         return self._free.get(device, 0) - self.conductor.fleet.settings.reserve - others - leased
 
-    def _alone(self, book: Book, placement: tuple[DeviceId, ...]) -> None:
+    def _alone(self, book: Book, placement: tuple[DeviceId, ...], *, quiet: bool) -> None:
+        """Nobody comes up where another measures the device."""
         assert self.conductor is not None
         for other in self.conductor.books.values():
-            if other is not book and any(self._moves_on(other, device) for device in placement):
+            minds = quiet or _quiet(other)
+            if other is not book and minds and any(self._moves_on(other, device) for device in placement):
                 self._note(f"{book.name} comes up while {other.name} is {other.residency}")
 
     def _gives_way(self, model: str, how: str) -> None:
@@ -198,3 +201,9 @@ class Audit:
 
     def _note(self, what: str) -> None:
         self.broken.append(f"{self._now():.2f} s: {what}")
+
+
+def _quiet(book: Book) -> bool:
+    """Whether it starts, and measures its devices meanwhile."""
+    cold = book.residency is Residency.STARTING and not book.level
+    return cold and book.engine.quiet_start(book.model.command)

@@ -29,6 +29,8 @@ class Nature:
     footprint: Bytes
     """Device bytes while ready, summed over its devices."""
     load: Seconds = 10.0
+    reads: Seconds = 0.0
+    """The part of a load in which its weights are read. There is one disk: who reads beside another takes turns."""
     stop: Seconds = 1.0
     sleep: Seconds = 1.0
     wake: Mapping[int, Seconds] = field(default_factory=lambda: {1: 2.0, 2: 8.0})
@@ -82,7 +84,8 @@ class Engine:
         self.answers = asyncio.Event()
         """Set once it has loaded, or never will."""
         half = self.nature.load / 2
-        self._timer = machine.loop.call_later(half, self._allocate, half)
+        delay = machine.read(self.nature.reads)
+        self._timer = machine.loop.call_later(delay + half, self._allocate, half)
 
     def grow(self) -> bool:
         """Takes all its device bytes; ends instead where there are not enough."""

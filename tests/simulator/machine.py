@@ -84,6 +84,7 @@ class Machine:
         self._lingering: dict[DeviceId, Bytes] = dict.fromkeys(totals, 0)
         self._leaked: dict[DeviceId, Bytes] = dict.fromkeys(totals, 0)
         self._pids = 1000
+        self._reads_until: Seconds = 0.0
 
     # --- what is there -------------------------------------------------------------------------------------------
 
@@ -106,6 +107,12 @@ class Machine:
 
     def _forget(self, device: DeviceId, count: Bytes) -> None:
         self._lingering[device] -= count
+
+    def read(self, seconds: Seconds) -> Seconds:
+        """The disk is read for so long, once those before have read. Returns how long that is to wait for."""
+        begins = max(self._now(), self._reads_until)
+        self._reads_until = begins + seconds
+        return begins - self._now()
 
     def pid(self) -> int:
         """One that nobody has had."""

@@ -15,6 +15,11 @@ from tests.simulator.traces import Arrival, Kind, Trace
 from tests.simulator.world import SLEEPER, World, fleet, model
 
 LAG: Seconds = 0.3
+DISK = 2.5e9
+"""Bytes a second that weights are read with, as by the references' costs: two loads beside each other share it."""
+SIZED = (*SLEEPER, "--kv-cache-memory-bytes=1G")
+"""vLLM beside others on a device is told the size of its KV cache: else each makes it as large as what it finds free,
+and starts alone."""
 ENDLESS: Seconds = 1e6
 
 
@@ -35,7 +40,7 @@ def world(kinds: Sequence[Kind], capacity: Bytes, wait: Seconds = ENDLESS, **set
             kind.name,
             vram=kind.size,
             engine="vllm" if kind.wake is not None else "llama-server",
-            command=SLEEPER if kind.wake is not None else ("llama-server",),
+            command=SIZED if kind.wake is not None else ("llama-server",),
             load_timeout=600.0,
         )
         for kind in kinds
@@ -44,6 +49,7 @@ def world(kinds: Sequence[Kind], capacity: Bytes, wait: Seconds = ENDLESS, **set
         kind.name: Nature(
             kind.size,
             load=kind.load,
+            reads=min(kind.size / DISK, kind.load),
             stop=STOPPING - LAG,
             lag=LAG,
             wake={1: kind.wake or 0.0, 2: 3 * (kind.wake or 0.0)},

@@ -47,7 +47,13 @@ OTHERS = {
     for other in (
         model("chat", vram=9 * GIB, idle=300.0, load_timeout=60.0, max_waiting=3),
         model("coder", vram=12 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
-        model("writer", vram=10 * GIB, engine="vllm", command=SLEEPER, load_timeout=60.0),
+        model(
+            "writer",
+            vram=10 * GIB,
+            engine="vllm",
+            command=(*SLEEPER, "--kv-cache-memory-bytes=2G"),
+            load_timeout=60.0,
+        ),
         model("embed", vram=2 * GIB, residency_class=ResidencyClass.RESIDENT, load_timeout=60.0),
         model("images", vram=10 * GIB, engine="comfyui", port=8188, idle=100.0, load_timeout=60.0),
         model("voice", vram=4 * GIB, swap_slot="heavy", load_timeout=60.0, idle=40.0, max_waiting=2),

@@ -185,7 +185,8 @@ def test_when_the_load_alone_takes_too_long_for_everybody_it_goes_on_for_those_w
 
 
 def test_a_request_behind_lines_that_take_too_long_leaves_at_once_and_takes_its_demand_with_it() -> None:
-    models = [model("first", vram=4 * GIB), model("second", vram=4 * GIB), model("third", vram=4 * GIB)]
+    # Each measures the device while it starts, so they start one after another.
+    models = [model(name, vram=4 * GIB, engine="vllm", command=("vllm",)) for name in ("first", "second", "third")]
     with machine(models, load=40.0) as world:
         learned(world, first=40.0, second=40.0, third=40.0)
         first = world.send("first", work=1.0)
@@ -208,8 +209,9 @@ def test_nobody_is_given_up_for_what_was_never_seen() -> None:
 
 
 def test_what_gives_way_and_who_is_in_front_are_in_what_routing_expects() -> None:
-    models = [model("old", vram=10 * GIB), model("first", vram=10 * GIB), model("second", vram=4 * GIB)]
-    with machine(models, load=40.0) as world:
+    # The second measures the device while it starts, so that it waits until the first is up.
+    second = model("second", vram=4 * GIB, engine="vllm", command=("vllm",))
+    with machine([model("old", vram=10 * GIB), model("first", vram=10 * GIB), second], load=40.0) as world:
         learned(world, old=40.0, first=40.0, second=40.0)
         world.conductor.books["old"].learned.observe_stop(7.0)
         outlook = Outlooks(

@@ -20,6 +20,7 @@ turns = st.lists(
         devices=st.sets(st.sampled_from(["gpu0", "gpu1", "gpu2"])).map(frozenset),
         room=st.floats(0, 60),
         rise=st.floats(0, 60),
+        shares=st.booleans(),
     ),
     unique_by=lambda turn: turn.model,
 )
@@ -32,6 +33,18 @@ def test_those_who_give_way_and_its_own_start_count() -> None:
 def test_one_waits_for_those_in_front_on_its_device_and_for_nobody_else() -> None:
     line = [Turn("a", GPU0, 3.0, 20.0), Turn("b", GPU1, 0.0, 5.0), Turn("c", GPU0, 1.0, 4.0)]
     assert ready_in(line) == {"a": 23.0, "b": 5.0, "c": 28.0}
+
+
+def test_those_that_share_come_up_together_and_who_does_not_comes_up_alone() -> None:
+    line = [Turn("a", GPU0, 3.0, 20.0, shares=True), Turn("b", GPU0, 1.0, 5.0, shares=True)]
+    assert ready_in(line) == {"a": 23.0, "b": 9.0}
+    alone = Turn("c", GPU0, 1.0, 4.0)
+    assert ready_in([*line, alone, Turn("d", GPU0, 0.0, 1.0, shares=True)]) == {
+        "a": 23.0,
+        "b": 9.0,
+        "c": 27.0,
+        "d": 28.0,
+    }
 
 
 def test_one_that_spans_devices_waits_for_all_of_them() -> None:
