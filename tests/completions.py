@@ -26,6 +26,7 @@ def sections() -> Iterator[tuple[Path, str, str]]:
     )
     yield ZSH, "options", "".join(f"        {_zsh_option(one)}\n" for one in _options(parser(), common=True))
     yield ZSH, "arguments", "".join(_zsh())
+    yield BASH, "options", "".join(_bash_options())
     yield FISH, "commands", "".join(_fish())
 
 
@@ -40,7 +41,12 @@ def _options(of: argparse.ArgumentParser, *, common: bool = False) -> Sequence[a
 
 
 def _arguments(command: argparse.ArgumentParser) -> str:
-    """What a command takes besides options: `models`, `directories`, `commands`, words to choose from, or nothing."""
+    """What a command takes besides options: `models`, `shipped` ones, `directories`, `commands`, words to choose from,
+    or nothing."""
+    name = command.prog.split()[-1]
+    if name in ("enable", "new"):
+        # The name of a new model is nobody's yet.
+        return "shipped" if name == "enable" else ""
     for one in command._actions:
         if one.choices:
             return " ".join(one.choices)
@@ -54,6 +60,17 @@ def _help(action: argparse.Action) -> str:
 
 
 # --- bash -------------------------------------------------------------------------------------------------------------
+
+
+def _bash_options() -> Iterator[str]:
+    """Options that take a value, and those of them whose value is a file."""
+    every = [one for of in (parser(), *commands().values()) for one in of._actions if one.option_strings]
+    for name, wanted in (
+        ("files", [one for one in every if one.metavar == "FILE"]),
+        ("values", [one for one in every if one.nargs != 0]),
+    ):
+        words = " ".join(dict.fromkeys(option for one in wanted for option in one.option_strings))
+        yield f"    local {name}={quoted(words)}\n"
 
 
 def _bash() -> Iterator[str]:
@@ -75,6 +92,8 @@ def _zsh() -> Iterator[str]:
         arguments = _arguments(command)
         if arguments == "models":
             words.append("'*:model:_aitherctl_models'")
+        elif arguments == "shipped":
+            words.append("'*:model:_aitherctl_shipped'")
         elif arguments == "directories":
             words.append("'*:directory:_files -/'")
         elif arguments == "commands":
@@ -85,7 +104,9 @@ def _zsh() -> Iterator[str]:
 
 
 def _zsh_option(action: argparse.Action) -> str:
-    text = f"[{_help(action).replace(']', chr(92) + ']')}]" + ("" if action.nargs == 0 else f":{_value(action)}: ")
+    text = f"[{_help(action).replace(']', chr(92) + ']')}]"
+    if action.nargs != 0:
+        text += f":{_value(action)}:{'_files' if action.metavar == 'FILE' else ' '}"
     names = [option + _zsh_joint(action, option) for option in action.option_strings]
     if len(names) == 1:
         return quoted(names[0] + text)
@@ -116,7 +137,11 @@ def _fish() -> Iterator[str]:
         for one in _options(command):
             yield _fish_line(condition, _fish_option(one), _help(one))
         arguments = _arguments(command)
-        functions = {"models": "(__aitherctl_models)", "directories": "(__fish_complete_directories)"}
+        functions = {
+            "models": "(__aitherctl_models)",
+            "shipped": "(__aitherctl_shipped)",
+            "directories": "(__fish_complete_directories)",
+        }
         if arguments == "commands":
             arguments = "(__fish_complete_subcommand)"
         if arguments:
@@ -131,4 +156,5 @@ def _fish_line(condition: str, what: str, text: str) -> str:
 
 def _fish_option(action: argparse.Action) -> str:
     words = [f"-l {one[2:]}" if one.startswith("--") else f"-s {one[1:]}" for one in action.option_strings]
-    return " ".join([*words, *([] if action.nargs == 0 else ["-x"])])
+    value = ["-r", "-F"] if action.metavar == "FILE" else ["-x"]
+    return " ".join([*words, *([] if action.nargs == 0 else value)])

@@ -17,6 +17,15 @@ function __aitherctl_models
     end
 end
 
+# Names of the model files that are shipped.
+function __aitherctl_shipped
+    set -l place /usr/share/aitherd/models.d
+    set -q AITHER_SHIPPED_DIR; and set place $AITHER_SHIPPED_DIR
+    for file in $place/*.toml
+        basename $file .toml
+    end
+end
+
 complete -c aitherctl -f
 # commands:begin
 complete -c aitherctl -s h -l help -d 'show this help message and exit'
@@ -68,8 +77,8 @@ complete -c aitherctl -n '__fish_seen_subcommand_from sleep' -l level -x -d 'how
 complete -c aitherctl -n '__fish_seen_subcommand_from sleep' -a '(__aitherctl_models)'
 complete -c aitherctl -n '__fish_seen_subcommand_from wake' -l timeout -x -d 'give up waiting after this long (default: never)'
 complete -c aitherctl -n '__fish_seen_subcommand_from wake' -a '(__aitherctl_models)'
-complete -c aitherctl -n '__fish_seen_subcommand_from run' -l image -x -d 'a picture to look at; may be repeated'
-complete -c aitherctl -n '__fish_seen_subcommand_from run' -s o -l output -x -d 'have it draw, and write the picture there'
+complete -c aitherctl -n '__fish_seen_subcommand_from run' -l image -r -F -d 'a picture to look at; may be repeated'
+complete -c aitherctl -n '__fish_seen_subcommand_from run' -s o -l output -r -F -d 'have it draw, and write the picture there'
 complete -c aitherctl -n '__fish_seen_subcommand_from run' -l max-tokens -x -d 'end the answer after so many tokens'
 complete -c aitherctl -n '__fish_seen_subcommand_from run' -a '(__aitherctl_models)'
 complete -c aitherctl -n '__fish_seen_subcommand_from lease' -l vram -x -d 'how much, as in 8G or 5.2GiB'
@@ -95,17 +104,16 @@ complete -c aitherctl -n '__fish_seen_subcommand_from route' -l needs -x -d 'wha
 complete -c aitherctl -n '__fish_seen_subcommand_from route' -a '(__aitherctl_models)'
 complete -c aitherctl -n '__fish_seen_subcommand_from enable' -l all -d 'every shipped model'
 complete -c aitherctl -n '__fish_seen_subcommand_from enable' -l no-reload -d 'tell neither systemd nor the daemon'
-complete -c aitherctl -n '__fish_seen_subcommand_from enable' -a '(__aitherctl_models)'
+complete -c aitherctl -n '__fish_seen_subcommand_from enable' -a '(__aitherctl_shipped)'
 complete -c aitherctl -n '__fish_seen_subcommand_from disable' -l no-reload -d 'tell neither systemd nor the daemon'
 complete -c aitherctl -n '__fish_seen_subcommand_from disable' -a '(__aitherctl_models)'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l engine -x -d 'a template for this kind of server'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l command -x -d 'a command line as in a shell'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l pid -x -d 'a server that runs: its command, and what it holds'
-complete -c aitherctl -n '__fish_seen_subcommand_from new' -l from -x -d 'YAML of llama-swap or Docker Compose, or ollama for the models in its store'
+complete -c aitherctl -n '__fish_seen_subcommand_from new' -l from -r -F -d 'YAML of llama-swap or Docker Compose, or ollama for the models in its store'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l vram -x -d 'device memory that it needs, as in 5.2GiB'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l print -d 'print the files and save nothing'
 complete -c aitherctl -n '__fish_seen_subcommand_from new' -l no-reload -d 'tell neither systemd nor the daemon'
-complete -c aitherctl -n '__fish_seen_subcommand_from new' -a '(__aitherctl_models)'
 complete -c aitherctl -n '__fish_seen_subcommand_from doctor' -a '(__aitherctl_models)'
 complete -c aitherctl -n '__fish_seen_subcommand_from check-config' -l device -x -d 'assume a device, as in gpu0=32606MiB'
 complete -c aitherctl -n '__fish_seen_subcommand_from check-config' -a '(__fish_complete_directories)'

@@ -46,6 +46,7 @@ def write(machine: Path, name: str, text: str) -> None:
 
 def environment(machine: Path) -> dict[str, str]:
     home = {"HOME": str(machine), "XDG_CONFIG_HOME": str(machine / "config"), "LC_ALL": "C.UTF-8"}
+    home["AITHER_SHIPPED_DIR"] = str(machine / "shipped")
     return {"PATH": f"{machine / 'bin'}:{os.environ['PATH']}", **home}
 
 
@@ -130,6 +131,31 @@ def test_values_that_nobody_can_know_are_not_offered(machine: Path, shell: Shell
     assert shell(machine, "aitherctl stop --timeout ") == []
     assert shell(machine, "aitherctl why -n ") == []
     assert bash(machine, "aitherctl stop --timeout=") == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_files_are_offered_where_an_option_takes_one(machine: Path, shell: Shell) -> None:
+    runs(machine, "--system")
+    (machine / "swap.yaml").touch()
+    assert shell(machine, "aitherctl new --from sw") == ["swap.yaml"]
+    assert shell(machine, "aitherctl run vision --image sw") == ["swap.yaml"]
+    assert bash(machine, "aitherctl new --from=sw") == ["swap.yaml"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_can_be_enabled_is_what_is_shipped(machine: Path, shell: Shell) -> None:
+    runs(machine, "--system")
+    (machine / "shipped").mkdir()
+    (machine / "shipped" / "listen.toml").touch()
+    assert shell(machine, "aitherctl enable ") == ["listen"]
+    assert shell(machine, "aitherctl disable ") == ["imagine", "vision"]
+    assert shell(machine, "aitherctl new ") == []
+
+
+@pytest.mark.parametrize("line", ["-H box st", "--host box st", "--host=box st", "--json -H box st"])
+def test_another_machine_is_no_command(machine: Path, line: str) -> None:
+    runs(machine, "--system")
+    assert bash(machine, f"aitherctl {line}") == ["start", "status", "stop"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
