@@ -91,6 +91,16 @@ def test_help_tells_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(("where", "status"), [(">/dev/full", 1), (">&-", 0), (">/dev/full 2>&-", 1)])
+def test_output_that_cannot_be_written_is_one_line_too(where: str, status: int) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m aitherd.ctl schema settings {where}"],
+        capture_output=True, text=True, cwd=REPOSITORY, check=False,
+    )  # fmt: skip
+    full = "" if status == 0 or "2>" in where else "aitherctl: cannot write the output: no space left on device\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, "", full)
+
+
 def test_the_version_is_told_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
