@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,9 @@ def directories(arguments: argparse.Namespace) -> Sequence[Path]:
     given = [Path(text) for text in arguments.directory]
     for path in given:
         if not path.is_dir():
-            raise Failure(f"{path} is not a directory", "name the one that holds aitherd.toml and models.d")
+            raise Failure(
+                f"{path} is not a directory", "name the one that holds aitherd.toml and models.d", status=Exit.USAGE
+            )
     return given or config.directories(arguments.user)
 
 
@@ -72,6 +75,8 @@ def assumed(words: Sequence[str]) -> dict[DeviceId, Bytes]:
     totals = {}
     for word in words:
         device, _, size = word.partition("=")
+        if not re.fullmatch(r"gpu[0-9]+", device):
+            raise Failure(f"--device {word}: not a device and its size", "write gpu0=32606MiB", status=Exit.USAGE)
         try:
             totals[device] = parse_size(size)
         except BadValue as bad:

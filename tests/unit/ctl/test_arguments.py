@@ -39,6 +39,8 @@ REPOSITORY = Path(__file__).parents[3]
         (["lease", "--vram", "8G", "ls", "-l"], "unrecognized arguments: -l; see aitherctl --help"),
         (["route"], "it is not said what the request asks for; give NAME, --tier or --effort"),
         (["check-config", "--device", "gpu0"], "--device gpu0: "),
+        (["check-config", "--device", "=8G"], "--device =8G: not a device and its size; write gpu0=32606MiB"),
+        (["check-config", "/nonexistent"], "/nonexistent is not a directory; name the one that holds aitherd.toml"),
         (["check-config", "--device", "gpu0=much"], "--device gpu0=much: "),
     ],
 )  # fmt: skip

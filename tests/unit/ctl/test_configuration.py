@@ -65,7 +65,7 @@ def test_the_files_that_count_are_printed(folder: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert str(folder / "models.d" / "small.toml") in out
     assert 'vram = "4 GiB"' in out
-    assert main(["cat-config", str(folder / "nowhere")]) == 1
+    assert main(["cat-config", str(folder / "nowhere")]) == 2
     assert "is not a directory" in capsys.readouterr().err
 
 
