@@ -23,6 +23,11 @@ from aitherd.ctl.failure import Exit, Failure
 
 READ_TIMEOUT: Seconds = 60.0
 """For calls that only read. The bus may have to start the daemon first."""
+GLANCE: Seconds = 0.5
+"""How often the daemon's unit is looked at while there is no reply yet."""
+DAEMON_UNIT = "aitherd.service"
+CONFIGURATION = 78
+"""The daemon's exit status for a configuration that it refuses: aitherd(8)."""
 ENDLESS = 2**64 - 1
 """As sd-bus has a time-out that never comes (microseconds)."""
 
@@ -51,6 +56,7 @@ class Client:
         bus."""
         self.user = user
         self.host = host
+        self._there = False
         if host and user:
             raise Failure(
                 "only the system's daemon of another machine can be reached",
@@ -84,7 +90,11 @@ class Client:
             call = self.bus.new_method_call_message(destination, path, interface, member)
             if signature:
                 call.append_data(signature, *arguments)
-            return (await self.bus.call_async(call)).get_contents()
+            # Sent first: whether there is a daemon is of interest only while there is no reply.
+            reply = asyncio.ensure_future(self.bus.call_async(call))
+            if destination == BUS_NAME and not self._there:
+                await self._awaited(reply)
+            return (await reply).get_contents()
         except SdBusUnmappedMessageError as error:
             name, message = error.args
             raise self._failure(name, message) from error
@@ -93,10 +103,50 @@ class Client:
         except SdBusBaseError as error:
             raise self._lost() from error
 
+    async def _awaited(self, reply: asyncio.Future[SdBusMessage]) -> None:
+        """Returns when there is a reply, or a daemon to wait for. The bus, which may have to start it, waits long for
+        one that ends.
+
+        Raises Failure as soon as the manager does not try any more.
+        """
+        failed = False
+        try:
+            while not (await asyncio.wait({reply}, timeout=GLANCE))[0]:
+                state, result, status = await self._unit()
+                # Twice, because it may have failed before, and be about to be started again.
+                if failed and state == "failed":
+                    raise self._broken(result, status)
+                failed = state == "failed"
+                if state == "active":
+                    # It is there, and takes its time: a model may have to be loaded.
+                    self._there = True
+                    return
+        finally:
+            if not (reply.done() or self._there):
+                reply.cancel()
+        self._there = True
+
+    async def _unit(self) -> tuple[str, str, int]:
+        """ActiveState, Result and exit status of the daemon's unit; empty where the manager does not know it."""
+        try:
+            path = await self.ask(SYSTEMD, SYSTEMD_PATH, f"{SYSTEMD}.Manager", "GetUnit", "s", DAEMON_UNIT)
+            found = await self.ask(SYSTEMD, path, PROPERTIES, "GetAll", "s", "")
+        except Failure:
+            return "", "", 0
+        return found["ActiveState"][1], found["Result"][1], found["ExecMainStatus"][1]
+
+    def _broken(self, result: str, status: int) -> Failure:
+        """Why the daemon does not start."""
+        user = " --user" if self.user else ""
+        if (result, status) == ("exit-code", CONFIGURATION):
+            remedy = f"aitherctl{user} check-config names them; once mended, systemctl{user} start aitherd"
+            return Failure("aitherd does not start: its configuration has errors", remedy)
+        return Failure(f"aitherd does not start ({result}, status {status})", f"see systemctl{user} status aitherd")
+
     def _failure(self, name: str, message: str) -> Failure:
         # When ssh ends, that is all that is known of a call: that there was no reply.
         ended = name in (f"{BROKER}.Error.NoReply", f"{BROKER}.Error.Disconnected")
-        return self._lost() if self.host and ended else failure(name, message)
+        return self._lost() if self.host and ended else failure(name, message, user=self.user)
 
     def _lost(self) -> Failure:
         if self.host:
@@ -243,15 +293,16 @@ def lease_values(rows: Iterable[tuple[Any, ...]]) -> list[Values]:
     return found
 
 
-def failure(name: str, message: str) -> Failure:
-    """What an error reply means."""
+def failure(name: str, message: str, *, user: bool = False) -> Failure:
+    """What an error reply means; `user` says whose daemon was asked."""
+    of = " --user" if user else ""
     if name.startswith(f"{ERROR}."):
         status = Exit.UNKNOWN if name == f"{ERROR}.NoSuchModel" else Exit.FAILED
         return Failure(message, name=name, status=status)
     if name == f"{BROKER}.Error.NoReply" and "timed out" in message.lower():
-        return Failure("there was no answer in time", "see systemctl status aitherd", name=name)
+        return Failure("there was no answer in time", f"see systemctl{of} status aitherd", name=name)
     if name in (f"{BROKER}.Error.NoReply", f"{BROKER}.Error.Disconnected"):
-        return Failure("aitherd went away before it answered", "see journalctl -u aitherd", name=name)
+        return Failure("aitherd went away before it answered", f"see journalctl{of} -u aitherd", name=name)
     if name in (f"{BROKER}.Error.ServiceUnknown", f"{BROKER}.Error.NameHasNoOwner"):
         return Failure(
             "aitherd is not on this bus, and the bus cannot start it",
@@ -259,5 +310,5 @@ def failure(name: str, message: str) -> Failure:
             name=name,
         )
     if name.startswith((f"{BROKER}.Error.Spawn", f"{SYSTEMD}.")) or name == f"{BROKER}.Error.TimedOut":
-        return Failure(f"aitherd cannot be started: {message}", "see systemctl status aitherd", name=name)
+        return Failure(f"aitherd cannot be started: {message}", f"see systemctl{of} status aitherd", name=name)
     return Failure(f"{message} ({name})", name=name)

@@ -87,7 +87,7 @@ def events(arguments: argparse.Namespace) -> int:
         await ended.wait()
         for slot in slots:
             slot.close()
-        raise Failure("aitherd has ended", "see journalctl -u aitherd")
+        raise Failure("aitherd has ended", f"see journalctl{' --user' if arguments.user else ''} -u aitherd")
 
     return run(arguments, command)
 

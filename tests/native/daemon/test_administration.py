@@ -30,6 +30,20 @@ def test_a_broken_file_fails_the_reload_and_the_status_names_file_and_line(rig: 
     assert chat(http, "other").status_code == 200
 
 
+def test_settings_that_keep_the_daemon_from_starting_are_told_at_once(rig: Rig) -> None:
+    """The bus would wait for a daemon that has ended already."""
+    rig.settings("[arbiter]\nreserv = 1\n")
+    refused = rig.ctl("list", check=False)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "aitherctl: aitherd does not start: its configuration has errors; "
+        "aitherctl --user check-config names them; once mended, systemctl --user start aitherd\n",
+    )
+    rig.settings("")
+    rig.manager.systemctl("start", "aitherd")
+    assert rig.ctl("list").stdout == "no model is configured\n"
+
+
 def test_a_hangup_reads_the_configuration_and_the_manager_sees_begin_and_end(rig: Rig, http: httpx.Client) -> None:
     rig.model("first", engine())
     assert chat(http, "first").status_code == 200
