@@ -37,9 +37,9 @@ class Policy:
     """A request leaves when it has looked for this long as if its model could not be ready in time at best."""
     waited: Seconds | None = None
     """How long the line that the decision is for has waited; None where nobody does, as in a dry run."""
-    thrift: float = 0.5
+    thrift: float = 0.2
     """A line waits for a model that works, instead of having others give way at once, for so long a second of expected
-    reloading that this saves."""
+    reloading that this saves. Little: others need not wait behind a reload, what it costs is mostly its own."""
     urgent: bool = False
     """The decision is for an overdue line: young models give way, and those that work may be drained for it."""
     patience: Seconds = 10.0
