@@ -62,8 +62,8 @@ def test_a_lease_makes_the_idle_give_way_and_spares_essential_and_held(rig: Rig,
     refused = chat(http, "idle")
     assert refused.status_code == 503
     assert "a game keeps 9 GiB (leased, not used yet)" in refused.text and "a game keeps 3 GiB (leased)" in refused.text
-    shown = rig.ctl("devices").stdout
-    assert f"a game        3 GiB  of 12 GiB, lease {lease['id']}, PID {holder.pid}" in shown and "foreign" not in shown
+    shown = " ".join(rig.ctl("devices").stdout.split())
+    assert f"a game 3 GiB of 12 GiB, lease {lease['id']}, PID {holder.pid}" in shown and "foreign" not in shown
     assert f"lease {lease['id']}  a game uses 3 GiB of 12 GiB on gpu0" in rig.ctl("status").stdout
     holder.kill()
     rig.wait_for(lambda: leases(rig) == [], "the lease to end with its holder")
