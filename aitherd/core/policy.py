@@ -16,7 +16,7 @@ class Policy:
     sooner need not stay so long: as long as its return takes beyond `quick`."""
     quick: Seconds = 10.0
     """A model that is back within this may give way at any age: who waits for it hardly notices."""
-    half_life: Seconds = 3600.0
+    half_life: Seconds = 1800.0
     """After this long without use a model's use count weighs half."""
     lately: Seconds = 120.0
     """Idle for this long, a model counts as half as likely to be used again soon as one that was used just now."""
