@@ -127,7 +127,10 @@ class Audit:
     def starved(self, model: str) -> None:
         """An engine ran out of device memory."""
         book = self._book(model)
-        if book is not None and book.name not in self.liars and self._now() - self._disturbed > LONGEST_LOAD:
+        if book is None or self.conductor is None or self._now() - self._disturbed <= LONGEST_LOAD:
+            return
+        # One that needs more than it says, and comes up beside it, takes that from its room.
+        if not any(name in self.liars and other.alive for name, other in self.conductor.books.items()):
             self._note(f"{model} ran out of memory though nobody took any")
 
     # --- the rules -----------------------------------------------------------------------------------------------
