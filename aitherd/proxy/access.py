@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 
@@ -34,6 +34,9 @@ class Outcome(StrEnum):
     BROKEN = "upstream broke off"
     """In the middle of the answer, which the client sees as a connection that is cut."""
 
+    # It is part of a key for every request, and an enum's own hash takes a call.
+    __hash__ = str.__hash__
+
 
 _COMPLETE: Final = Outcome.COMPLETE
 
@@ -55,14 +58,8 @@ class Ended(Protocol):
     """Further fields of its record; one that has any is recorded by itself."""
 
 
-class _Kind(NamedTuple):
-    """What exchanges have in common that are summed."""
-
-    caller: str
-    model: str
-    route: str
-    status: int
-    outcome: Outcome
+_Kind: TypeAlias = tuple[str, str, str, int, Outcome]
+"""What exchanges have in common that are summed: caller, model, route, status, outcome."""
 
 
 class _Sum:
@@ -158,7 +155,7 @@ class AccessLog:
         )
 
     def _sum(self, exchange: Ended) -> None:
-        kind = _Kind(exchange.caller.name, exchange.model, exchange.route, exchange.status, exchange.outcome)
+        kind = (exchange.caller.name, exchange.model, exchange.route, exchange.status, exchange.outcome)
         found = self._sums.get(kind)
         if found is None:
             found = self._sums[kind] = _Sum()
@@ -170,16 +167,16 @@ class AccessLog:
         found.sent += exchange.sent
 
     def _write_sums(self) -> None:
-        for kind, found in self._sums.items():
+        for (caller, model, route, status, outcome), found in self._sums.items():
             self._log.info(
-                f"{_about(kind.route, kind.model)}: {found.count} more with {kind.status}, {kind.outcome.value}, "
+                f"{_about(route, model)}: {found.count} more with {status}, {outcome.value}, "
                 f"the longest after {found.longest:.3f} s",
                 aither_event="requests",
-                aither_model=kind.model,
-                caller=kind.caller,
-                route=kind.route,
-                status=kind.status,
-                outcome=kind.outcome.value,
+                aither_model=model,
+                caller=caller,
+                route=route,
+                status=status,
+                outcome=outcome.value,
                 requests=found.count,
                 received=found.received,
                 sent=found.sent,

@@ -24,7 +24,7 @@ from aitherd.proxy.origins import Visitor
 from aitherd.proxy.refusals import TooSlow, WrongMethod
 from aitherd.proxy.relay import Relay
 from aitherd.proxy.request_reader import RequestReader
-from aitherd.proxy.routes import OPEN_TO_ALL, Handling, find
+from aitherd.proxy.routes import OPEN_TO_ALL, Handling, Match, find
 from aitherd.proxy.wire import END, RequestEvent, RequestHead, Switched
 
 
@@ -83,6 +83,10 @@ class ClientConnection(asyncio.Protocol):
         """Whose the last request was."""
         self._shown: tuple[bytes, int] = (b"", -1)
         """What that showed, and the version of the callers that it was held against."""
+        self._settled: RequestHead | None = None
+        """The last request's head, if it was let in: when it comes again, so is that, and goes the same way."""
+        self._way: tuple[Match, type[Exchange], bool] = cast("Any", None)
+        """That way: the route, who answers, and whether the request counts against its caller's quota."""
         self._held: list[bytes] = []
         self._held_bytes: Bytes = 0
 
@@ -273,9 +277,8 @@ class ClientConnection(asyncio.Protocol):
         self._body_since = monotonic()
         context = self._context
         try:
-            context.hosts.check(head, self.visitor)
-            standing = self._whose(head)
-            match = find(head.method, head.path)
+            if head is not self._settled or context.callers.version != self._shown[1]:
+                self._settle(head)
         except WrongMethod as error:
             exchange = self._exchange = Exchange(context, self, head, None)
             if head.method == b"OPTIONS":
@@ -288,13 +291,15 @@ class ClientConnection(asyncio.Protocol):
             exchange = self._exchange = Exchange(context, self, head, None)
             exchange.refuse(error)
             return
-        exchange = self._exchange = _EXCHANGES[match.route.handling](context, self, head, match)
+        match, kind, counted = self._way
+        exchange = self._exchange = kind(context, self, head, match)
         try:
+            standing = self._standing
             if standing is not None:
                 exchange.caller = standing.caller
                 if head.wish is not None and head.wish.batch:
                     exchange.caller = in_no_hurry(standing.caller)
-                if match.route.handling is not Handling.HERE:
+                if counted:
                     context.callers.enter(standing)
                     exchange.standing = standing
             exchange.begin()
@@ -314,16 +319,21 @@ class ClientConnection(asyncio.Protocol):
                 exchange.refuse(error)
         self._handling = False
 
-    def _whose(self, head: RequestHead) -> Standing | None:
-        """Whose a request is; None for one that needs nobody. Raises Unauthorized."""
-        callers = self._context.callers
-        shown = (head.key, callers.version)
+    def _settle(self, head: RequestHead) -> None:
+        """Finds out whether a request is let in, whose it is and which way it goes. Raises AitherError if it is not."""
+        context = self._context
+        self._settled = None
+        context.hosts.check(head, self.visitor)
+        shown = (head.key, context.callers.version)
         if self._standing is None or shown != self._shown:
-            if head.path in OPEN_TO_ALL:
-                return None
-            self._standing = callers.standing(self._peer, head.key)
+            self._standing = None
+            if head.path not in OPEN_TO_ALL:
+                self._standing = context.callers.standing(self._peer, head.key)
             self._shown = shown
-        return self._standing
+        match = find(head.method, head.path)
+        handling = match.route.handling
+        self._way = match, _EXCHANGES[handling], handling is not Handling.HERE
+        self._settled = head
 
     def _upgrade_asked(self, event: Switched) -> None:
         self._raw = True

@@ -9,7 +9,8 @@ import re
 
 from aitherd.core.words import Bytes
 
-_SAID = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,9})')
+_NAMES = (b'"completion_tokens"', b'"output_tokens"')
+_NUMBER = re.compile(rb'"[a-z_]+"\s*:\s*([0-9]{1,9})')
 _TAIL: Bytes = 2048
 """How much of the end of an answer is looked through for its account."""
 _PIECE = b"data: {"
@@ -53,8 +54,13 @@ class AnswerTokens:
     def ended(self) -> None:
         """The answer is complete, or broke off."""
         # A stream's last event is only that it is over.
-        said = _SAID.findall(self._before[-_TAIL:] + self._last[-_TAIL:])
-        self._up_to(int(said[-1]) if said else self._pieces)
+        end = self._last[-_TAIL:]
+        if self._before:
+            end = self._before[-_TAIL:] + end
+        # Looked for from the end, by what costs least: this is done for every answer.
+        at = max(end.rfind(_NAMES[0]), end.rfind(_NAMES[1]))
+        said = _NUMBER.match(end, at) if at >= 0 else None
+        self._up_to(int(said[1]) if said else self._pieces)
         self._before = self._last = b""
 
     def _up_to(self, number: int) -> None:

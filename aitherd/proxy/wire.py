@@ -5,7 +5,7 @@ Reading requests is `request_reader.py`, reading answers `response_reader.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
 
@@ -31,6 +31,7 @@ HOP = frozenset({b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-
 """Fields that a hop consumes and never passes on (RFC 9110 section 7.6.1)."""
 
 _OPTIONS = frozenset({b"keep-alive", b"close", b"upgrade", b""})
+_WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 """Connection tokens that are no names of fields."""
 
 
@@ -74,6 +75,8 @@ class RequestHead:
     """As sent; empty where HTTP/1.0 has none."""
     origin: bytes = b""
     """Of the web page that has a browser send it, in small letters; empty without one."""
+    lead: tuple[bytes, bytes, bytes] = field(default=(b"", b"", b""), init=False)
+    """A target, a host, and the head as sent there up to its framing: it may be sent again with another length."""
 
     @property
     def has_body(self) -> bool:
@@ -217,15 +220,20 @@ def chunk(data: bytes) -> bytes:
 
 def request_bytes(head: RequestHead, target: bytes, host: bytes, length: int | None) -> bytes:
     """The head as sent to an engine, for a body of `length` bytes (None: chunked)."""
-    parts = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", head.fields]
-    if length is None:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif length or head.method in {b"POST", b"PUT", b"PATCH"}:
-        parts.append(b"Content-Length: %d\r\n" % length)
+    there, by, lead = head.lead
+    if there != target or by != host:
+        lead = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, target, host, head.fields)
+        head.lead = target, host, lead
     if head.upgrade:
-        parts += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
-    parts.append(b"\r\n")
-    return b"".join(parts)
+        return b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (lead, _framed(head, length), head.upgrade)
+    return b"%b%b\r\n" % (lead, _framed(head, length))
+
+
+def _framed(head: RequestHead, length: int | None) -> bytes:
+    """The header line that says where a request's body ends; empty where there need not be one."""
+    if length is None:
+        return b"Transfer-Encoding: chunked\r\n"
+    return b"Content-Length: %d\r\n" % length if length or head.method in _WITH_BODY else b""
 
 
 def response_bytes(head: ResponseHead, extra: bytes, framing: bytes) -> bytes:
