@@ -67,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.tunnel = False
         self.through: Callable[[bytes], None] | None = None
         """Takes whole chunks of the answer as they are, instead of the owner."""
+        self._held = False
         self.spare_since: Seconds = 0.0
 
     def open(self, owner: Owner, *, head_only: bool) -> None:
@@ -84,11 +85,13 @@ class UpstreamConnection(asyncio.Protocol):
     def hold(self) -> None:
         """Stops reading the answer."""
         if not self.transport.is_closing():
+            self._held = True
             self.transport.pause_reading()
 
     def go_on(self) -> None:
         """Reads the answer again."""
-        if not self.transport.is_closing():
+        if self._held and not self.transport.is_closing():
+            self._held = False
             self.transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -161,6 +164,8 @@ class Pool:
         if connection.transport.is_closing() or len(spare) >= self._limits.upstream_spare:
             connection.transport.close()
             return
+        # The end of an answer may have been what filled its client.
+        connection.go_on()
         connection.spare_since = monotonic()
         spare.append(connection)
 

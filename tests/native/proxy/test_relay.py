@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from aitherd.proxy.limits import KIB, Limits
 from tests.native.proxy.conftest import House
 from tests.native.proxy.wires import Client, Engine, Reply, Script, ok, read_request
 
@@ -51,6 +52,33 @@ async def test_keep_alive_reuses_both_connections(house: House, tcp: bool) -> No
             client.post("/v1/embeddings", BODY)
             assert (await client.reply()).body == BODY
     assert engine.connections == 1
+
+
+async def test_a_kept_connection_to_an_engine_is_read_though_its_last_client_was_not_reading(house: House) -> None:
+    first, last = b"x" * KIB, b"y" * (200 * KIB)
+    asked = 0
+
+    async def script(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while True:
+            await read_request(reader)
+            asked += 1
+            if asked > 1:
+                writer.write(ok(b"{}"))
+                continue
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(first) + len(last)) + first)
+            await asyncio.sleep(0.1)
+            writer.write(last)
+            await writer.drain()
+
+    engine = await house.model("vision", script)
+    await house.open(Limits(tick=0.05, kernel_buffer=4 * KIB))
+    async with await house.client(limit=1) as slow, await house.client() as other:
+        slow.post("/v1/completions", BODY)
+        await asyncio.sleep(0.5)
+        assert (house.proxy.metrics.in_flight, engine.connections) == (0, 1)
+        other.post("/v1/completions", BODY)
+        assert (await other.reply()).body == b"{}"
 
 
 async def test_pipelined_requests_are_answered_in_order_one_after_the_other(house: House) -> None:
