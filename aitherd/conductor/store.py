@@ -70,15 +70,15 @@ class Store:
     def load(self) -> State:
         """What was saved last; an empty state when there is nothing, or nothing that can be read."""
         try:
-            text = self._path.read_text(encoding="utf-8")
+            data = self._path.read_bytes()
         except FileNotFoundError:
             return State()
         except OSError as error:
             self._log.warning(f"cannot read {self._path}: {error.strerror}; holds and learned sizes are not known")
             return State()
         try:
-            return _parse(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return _parse(json.loads(data.decode()))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             aside = self._path.with_suffix(".broken")
             self._log.warning(f"{self._path} is damaged ({error}); kept as {aside.name}, beginning anew")
             try:

@@ -15,7 +15,18 @@ from collections.abc import Collection, Sequence
 
 from aitherd.core.words import Endpoint, Seconds
 from aitherd.engines import canary, gpu_check
-from aitherd.engines.base import Control, Engine, EngineRefused, Health, Launch, fields, listen_on_port, probe, require
+from aitherd.engines.base import (
+    Control,
+    Engine,
+    EngineRefused,
+    Health,
+    Launch,
+    decoded,
+    fields,
+    listen_on_port,
+    probe,
+    require,
+)
 
 UNFIT = {"save": (501,), "restore": (400, 404, 501)}
 """Statuses that say that a slot's contents cannot be written, or that there is no file that fits it."""
@@ -78,10 +89,7 @@ class LlamaServer(Engine):
         answer = await control.get("/slots")
         if answer is None or not answer.is_success:
             return []
-        try:
-            found = answer.json()
-        except ValueError:
-            return []
+        found = decoded(answer)
         return [slot for slot in found if isinstance(slot, dict)] if isinstance(found, list) else []
 
     async def _act(self, control: Control, action: str, slot: object, name: str, timeout: Seconds) -> bool:

@@ -36,7 +36,9 @@ LEVEL_2 = (1.0, 10.0)
 """The same for level 2: published wakes take 0.8 to 2.6 s without the weights, which are read again, from disk
 perhaps."""
 
-_REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
+_REQUESTS = re.compile(
+    r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)$", re.MULTILINE
+)
 _WORK = re.compile(r"^vllm:(?:generation_tokens|prompt_tokens|iteration_tokens_total_count).*$", re.MULTILINE)
 """Counters that grow with every step of the engine, whatever its requests are at."""
 

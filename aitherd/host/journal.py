@@ -75,10 +75,13 @@ async def _read(count: int, matches: Sequence[str]) -> list[str]:
 def _text(entry: bytes) -> str:
     """The message of an entry, clean enough for a terminal."""
     try:
-        message: Any = json.loads(entry).get("MESSAGE")
-    except ValueError:
+        message: Any = json.loads(entry)["MESSAGE"]
+    except (ValueError, TypeError, KeyError):
         return ""
     if isinstance(message, list):
-        # Bytes that are not text, colours for example, come as a list of numbers.
-        message = bytes(message).decode(errors="replace")
+        # Bytes that are not text, colours for example, come as a list of numbers; of several messages each is an item.
+        try:
+            message = bytes(message).decode(errors="replace")
+        except (TypeError, ValueError):
+            message = next((one for one in message if isinstance(one, str)), None)
     return CONTROL.sub("", message).strip()[:LONGEST_LINE] if isinstance(message, str) else ""

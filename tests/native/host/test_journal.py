@@ -54,6 +54,15 @@ async def ran(systemd: Systemd, *argv: str) -> str:
     return unit.invocation_id
 
 
+async def test_an_entry_with_two_messages_is_read(systemd: Systemd, reads: None) -> None:
+    program = (
+        "import socket; plug = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+        r"plug.sendto(b'MESSAGE=first\nMESSAGE=second\n', '/run/systemd/journal/socket')"
+    )
+    invocation = await ran(systemd, "/usr/bin/python3", "-c", program)
+    assert await journal.last_line(ENGINE, invocation) in ("first", "second")
+
+
 async def test_the_last_line_is_told_of_this_run_only(systemd: Systemd, reads: None) -> None:
     first = await ran(systemd, "/bin/sh", "-c", "echo of the first run")
     await systemd.stop_unit(ENGINE)

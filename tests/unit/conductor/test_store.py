@@ -54,12 +54,17 @@ def test_a_file_from_before_there_were_leases_is_read(tmp_path: Path) -> None:
         '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": 3}',
         '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": {}, "leases": []}',
         '{"version": 1, "held": [], "stopped": [], "levels": {}, "learned": {}, "leases": {"a1": {"bytes": 1}}}',
+        '{"version": 1, "held": [], "stopped": [], "levels": {"a": Infinity}, "learned": {}}',
+        b'{"version": 1, "held": ["\xff"], "stopped": [], "levels": {}, "learned": {}}',
+        "[" * 100_000,
     ],
+    ids=lambda damage: str(damage[:90]),
 )
-def test_a_damaged_file_is_kept_aside_and_not_believed(tmp_path: Path, damage: str) -> None:
-    (tmp_path / "state.json").write_text(damage)
+def test_a_damaged_file_is_kept_aside_and_not_believed(tmp_path: Path, damage: str | bytes) -> None:
+    data = damage if isinstance(damage, bytes) else damage.encode()
+    (tmp_path / "state.json").write_bytes(data)
     assert Store(tmp_path).load() == State()
-    assert (tmp_path / "state.broken").read_text() == damage
+    assert (tmp_path / "state.broken").read_bytes() == data
 
 
 def test_a_directory_that_cannot_be_written_costs_no_exception(tmp_path: Path) -> None:
