@@ -17,7 +17,7 @@ from aitherd.conductor.foreign import LOOK_AGAIN, Guest, Guests
 from aitherd.conductor.leases import Leases
 from aitherd.conductor.meter import Meter
 from aitherd.conductor.records import Event, Records
-from aitherd.conductor.rise import Rise
+from aitherd.conductor.rise import BACKOFF_FIRST, Rise
 from aitherd.conductor.steps import Steps
 from aitherd.conductor.transitions import Transitions
 from aitherd.config import Settings
@@ -231,6 +231,8 @@ class Execution:
     def _give_up(self, book: Book, error: AitherError) -> None:
         if not isinstance(error, Stopped):
             book.wanted = book.comes_back
+            # What kept it from even beginning is not over at once, and is not booked as a failure.
+            book.retry_at = max(book.retry_at, self._clock.monotonic() + BACKOFF_FIRST)
         demand.refuse(book, error)
 
     async def make_room(self, step: Step, patience: Seconds = 0.0) -> bool:

@@ -134,9 +134,18 @@ class Meter:
         self._records.add(Event.DEVICE, said)
 
     def _host(self) -> DeviceView:
-        """Host memory, which sleepers compete for, within what their slice may take."""
+        """Host memory, which sleepers compete for, within what their slice may take.
+
+        As it was, marked as not fresh, where it cannot be read: without a descriptor to be had, for example.
+        """
         slices = (book.control_group.rpartition("/")[0] for book in self._books() if book.control_group)
-        memory = self._memory(next(slices, ""))
+        try:
+            memory = self._memory(next(slices, ""))
+        except OSError as error:
+            known = self.accounts.devices.get(HOST)
+            if known is None:
+                raise
+            return replace(known, fresh=False, problem=f"it cannot be read: {error.strerror}")
         reserve = self._settings().host_reserve
         return host_view(memory.total, memory.available, memory.budget, memory.stalled, reserve)
 

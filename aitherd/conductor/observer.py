@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import structlog
+
 from aitherd.conductor.books import Book, Clock
 from aitherd.conductor.canary import Canaries
 from aitherd.conductor.launch import model_of
@@ -21,7 +23,7 @@ from aitherd.core.ledger import Accounts, outstanding
 from aitherd.core.residency import Event as Move
 from aitherd.core.vitality import Doubt
 from aitherd.core.words import NO_BYTES, Residency, Seconds
-from aitherd.errors import StartFailed
+from aitherd.errors import HostFailure, StartFailed
 from aitherd.failpoints import Point, reach
 from aitherd.host.systemd import Systemd
 
@@ -30,6 +32,8 @@ SAMPLE_LIVE: Seconds = 5.0
 SAMPLE_EMPTY: Seconds = 60.0
 """How often the devices are measured while a transition runs, while any model is up or quarantined, and while none is:
 measuring itself can keep a GPU from sleeping."""
+ASK_AGAIN: Seconds = 5.0
+"""When a service manager that did not say whether a unit still runs is asked once more."""
 SUSPENDED: Seconds = 1.0
 """A machine that was away for less was not suspended."""
 
@@ -66,6 +70,7 @@ class Observer:
         self._slept = clock.slept()
         self._background = background
         self._canaries = Canaries(steps.connect, records, clock, background, self._died)
+        self._log = structlog.get_logger("aitherd")
         self._asking: set[str] = set()
         """Models whose engines are being asked whether they still work."""
 
@@ -145,7 +150,16 @@ class Observer:
     async def _look_at(self, book: Book) -> None:
         """Whether the engine of a model that should be alive still is."""
         invocation = book.invocation
-        status = await self._systemd.unit(book.unit)
+        while True:
+            try:
+                status = await self._systemd.unit(book.unit)
+                break
+            except HostFailure as error:
+                self._log.warning(f"it is not known whether {book.unit} still runs: {error}")
+            # Nobody tells a second time.
+            await asyncio.sleep(ASK_AGAIN)
+            if book.invocation != invocation:
+                return
         if not invocation or book.invocation != invocation:
             return
         if (

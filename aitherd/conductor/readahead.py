@@ -81,7 +81,12 @@ class ReadAhead:
     def _may(self, weights: Bytes) -> bool:
         if self._moving():
             return False
-        return spare(self._pressure(), self._memory().available, weights, self._settings().host_reserve)
+        try:
+            available = self._memory().available
+        except OSError:
+            # Without a descriptor for that there is none to read with.
+            return False
+        return spare(self._pressure(), available, weights, self._settings().host_reserve)
 
     async def _read(self, book: Book) -> None:
         self._not_before[book.name] = self._clock.monotonic() + AGAIN

@@ -275,7 +275,12 @@ class Rise:
         kind: type[StartFailed] = StartFailed
         pause, verdict, remedy, invocation = BACKOFF_FIRST, error.message, error.remedy, book.invocation
         if not isinstance(error, HostFailure) or isinstance(error, JobFailed):
-            status = await self._systemd.unit(book.unit)
+            try:
+                status = await self._systemd.unit(book.unit)
+            except HostFailure as failure:
+                # What is known has to do: an engine that is gone is booked all the same.
+                status = None
+                verdict = f"{verdict} (why is not known: {failure})"
             if isinstance(error, JobFailed):
                 remedy = ""
                 if status is not None and status.result not in ("", "success"):

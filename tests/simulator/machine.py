@@ -7,6 +7,8 @@ third, the service manager, is in `manager.py`.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -76,6 +78,8 @@ class Machine:
         self.driver = DRIVER
         self.unified = False
         """Whether the devices say that their memory is the host's."""
+        self.meminfo = True
+        """Whether there is a descriptor for the file that host memory is read from."""
         self.stalled = 0.0
         """Part of the time in which programs wait for host memory."""
         self.samples = 0
@@ -218,6 +222,8 @@ class Machine:
 
     def memory(self, group: str = "") -> HostMemory:
         """Host memory. Sleepers that keep their weights hold about as much there as they held on the device."""
+        if not self.meminfo:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         asleep = sum(
             max(engine.nature.footprint - engine.nature.residue, 0)
             for engine in self.engines.values()

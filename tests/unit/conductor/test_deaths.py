@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from aitherd.conductor.records import Event
 from aitherd.core.words import Residency, ResidencyClass
-from tests.simulator.world import model
+from aitherd.errors import HostFailure
+from aitherd.host.systemd import UnitStatus
+from tests.simulator.manager import Manager
+from tests.simulator.world import World, model
 from tests.unit.conductor.test_scheduling import GIB, machine, residency, told
 
 
@@ -49,3 +56,62 @@ def test_one_that_is_started_anew_before_its_bytes_are_back_has_lost_none() -> N
         world.advance(30.0)
         assert request.served is not None and residency(world, "chat") is Residency.READY
         assert not world.conductor.books["chat"].lost and world.conductor.devices()[0].quarantined == 0
+
+
+class Deaf(Manager):
+    """A service manager that may be too busy to say how a unit is."""
+
+    silent = False
+
+    async def unit(self, name: str) -> UnitStatus | None:
+        if self.silent:
+            raise HostFailure(f"state of {name}: no answer in time")
+        return await super().unit(name)
+
+
+@contextmanager
+def deaf(world: World) -> Iterator[None]:
+    """Meanwhile nothing is told of any unit."""
+    world.manager.__class__ = Deaf
+    world.manager.silent = True  # type: ignore[attr-defined]
+    yield
+    world.manager.silent = False  # type: ignore[attr-defined]
+
+
+def test_a_death_is_heard_of_although_the_manager_does_not_answer_at_first() -> None:
+    with machine([model("orchestrator", vram=8 * GIB, residency_class=ResidencyClass.ESSENTIAL)]) as world:
+        world.advance(20.0)
+        with deaf(world):
+            world.machine.crash("orchestrator")
+            world.advance(60.0)
+        world.advance(60.0)
+        assert world.machine.engines.keys() == {"orchestrator"}
+        assert residency(world, "orchestrator") is Residency.READY
+
+
+def test_an_engine_that_ends_is_booked_although_nobody_says_why() -> None:
+    with machine([model("orchestrator", vram=8 * GIB, residency_class=ResidencyClass.ESSENTIAL)]) as world:
+        world.advance(20.0)
+        world.machine.crash("orchestrator")
+        # It is seen to be gone; then it is asked why.
+        world.run(asyncio.sleep(0))
+        world.run(asyncio.sleep(0))
+        with deaf(world):
+            world.advance(20.0)
+        world.advance(60.0)
+        assert residency(world, "orchestrator") is Residency.READY
+
+
+def test_a_start_that_fails_is_cleared_away_although_nobody_says_why() -> None:
+    with machine([model("chat", vram=8 * GIB, load_timeout=20.0)]) as world:
+        world.machine.natures["chat"].hangs = True
+        request = world.send("chat", work=1.0)
+        world.advance(10.0)
+        with deaf(world):
+            world.advance(20.0)
+        assert request.error is not None and "did not answer within 20 s" in request.error.message
+        assert not world.machine.engines and residency(world, "chat") is Residency.FAILED
+        world.machine.natures["chat"].hangs = False
+        again = world.send("chat", work=1.0)
+        world.advance(60.0)
+        assert again.served is not None or again.error is not None

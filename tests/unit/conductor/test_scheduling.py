@@ -9,7 +9,7 @@ from aitherd.conductor.outlook import Outlooks
 from aitherd.conductor.records import Event
 from aitherd.config import Fleet, Model
 from aitherd.core.host import STALLED
-from aitherd.core.words import Residency
+from aitherd.core.words import HOST, Residency
 from aitherd.errors import DeviceBlind, Hopeless
 from tests.simulator.engines import Nature
 from tests.simulator.machine import DRIVER, Sight
@@ -362,3 +362,23 @@ def test_what_was_learned_belongs_to_a_model_its_command_and_the_driver_and_surv
         world.advance(10.0)
         # As it was before, with what was learned then.
         assert len(starts()) == 4
+
+
+def test_host_memory_that_cannot_be_read_for_a_while_keeps_nobody_from_the_device() -> None:
+    models = [
+        model("first", vram=10 * GIB, engine="vllm", command=SLEEPER),
+        model("second", vram=10 * GIB, engine="vllm", command=SLEEPER),
+    ]
+    with machine(models) as world:
+        assert world.send("first", work=1.0) is not None
+        world.advance(20.0)
+        world.machine.meminfo = False
+        request = world.send("second", work=1.0)
+        world.advance(30.0)
+        # Nobody is put to sleep where it is not known whether there is room.
+        assert request.served is not None and residency(world, "first") is Residency.ABSENT
+        assert not next(device for device in world.conductor.devices() if device.id == HOST).fresh
+        world.machine.meminfo = True
+        world.send("first", work=1.0)
+        world.advance(30.0)
+        assert residency(world, "second") is Residency.SLEEPING
