@@ -94,6 +94,10 @@ class Book:
     last_used_unix: Seconds = 0.0
     frequency: float = 0.0
     held: bool = False
+    hold_begun: bool = False
+    """The hold is on record, and its unit follows; before that it is held while it comes up."""
+    holding: int = 0
+    """Callers that wait for it to be up and held."""
     wanted: bool = False
     """To be brought in although nobody waits: it comes up by itself, or comes back after its engine died."""
     stopped_by_person: bool = False

@@ -363,9 +363,17 @@ class Conductor:
             self._log.warning("a model that was held is not up", aither_model=book.name, problem=str(error))
 
     async def _retire(self, book: Book) -> None:
-        if book.alive:
-            await self.stop(book.name)
-        if book.name not in self.fleet.models:
+        """Refuses those who wait for a model that is configured no more, stops it, and forgets it."""
+        gone = UnknownModel(f"{book.name} is configured no more")
+        demand.refuse(book, gone)
+        await self._wishes.stop(book)
+        if book.name in self.fleet.models:
+            # It has come back meanwhile, and nobody stopped that one.
+            book.stopped_by_person = False
+            book.wanted = book.comes_back
+            self._changed(book.name)
+        elif self.books.get(book.name) is book and not book.alive:
+            demand.refuse(book, gone)
             del self.books[book.name]
             self._changed("")
 

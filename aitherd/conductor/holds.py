@@ -39,6 +39,7 @@ class Holds:
 
     def begin(self, book: Book) -> None:
         """What follows from a hold of a model that is up; the book has it already."""
+        book.hold_begun = True
         self._records.add(Event.HELD, f"{book.name} is held resident", model=book.name)
         reach(Point.HOLD_BOOKED)
         self._save()
@@ -49,7 +50,7 @@ class Holds:
     def end(self, book: Book) -> None:
         """A model is not held any more; nothing if it was not."""
         if book.held:
-            book.held = False
+            book.held = book.hold_begun = False
             self._records.add(Event.RELEASED, f"{book.name} is no longer held", model=book.name)
             self._changed(book.name)
             self._background(self._deactivate(book))

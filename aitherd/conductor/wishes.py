@@ -46,23 +46,25 @@ class Wishes:
     async def start(self, book: Book) -> None:
         """Brings it in and leaves it to its idle timeout."""
         self._forgive(book)
-        if book.residency is not Residency.READY:
-            self._records.add(Event.DEMAND, f"{book.name} is to be started; it is {book.residency}", model=book.name)
+        # One that is being drained for a stop is as good as gone: it is brought back afterwards.
+        if book.residency is not Residency.READY or book.stop_wanted:
+            self._records.add(Event.DEMAND, f"{book.name} is to be started; it is {book.stands}", model=book.name)
             await demand.wait(book, claim=False, timeout=None, limit=None)
 
     async def hold(self, book: Book) -> None:
         """Brings it in and keeps it."""
-        already = book.held
         # Held from the first moment on, so that it is not evicted between becoming ready and being held.
         book.held = True
+        book.holding += 1
         if book.residency is Residency.STOPPING:
             book.idle.set()  # a drain that makes room for another looks again, and leaves it
         try:
             await self.start(book)
         finally:
-            if not already and book.residency is not Residency.READY:
+            book.holding -= 1
+            if not (book.hold_begun or book.holding or book.residency is Residency.READY):
                 book.held = False
-        if not already and book.held:
+        if book.held and not book.hold_begun:
             # Nobody released it while it came up.
             self._holds.begin(book)
 
