@@ -138,6 +138,8 @@ class ClientConnection(asyncio.Protocol):
         self._full_since = 0.0
         if self._exchange is not None:
             self._exchange.client_drained()
+        elif self._phase is _IDLE and not self._handling:
+            self._next()
 
     # What an exchange calls.
 
@@ -166,7 +168,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._phase = _IDLE
         self._deadline = monotonic() + self._context.limits.keep_alive
-        if not self._handling and (self._queue or self._raw or self._reader.in_head or self._paused_since):
+        if self._full_since:
+            # Whatever it asks for next waits until it has taken this answer.
+            self.pause()
+        elif not self._handling and (self._queue or self._raw or self._reader.in_head or self._paused_since):
             self._next()
 
     def cut(self, *, hard: bool) -> None:
@@ -228,6 +233,10 @@ class ClientConnection(asyncio.Protocol):
                 exchange = self._exchange
                 if exchange is None:
                     if type(event) is RequestHead:
+                        if self._full_since:
+                            self.pause()
+                            self._queue = events[index:]
+                            break
                         self._begin(event)
                     elif isinstance(event, AitherError):
                         self._refuse(event)

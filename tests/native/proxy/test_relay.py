@@ -81,6 +81,29 @@ async def test_a_kept_connection_to_an_engine_is_read_though_its_last_client_was
         assert (await other.reply()).body == b"{}"
 
 
+async def test_a_client_that_takes_nothing_has_its_next_request_wait(house: House) -> None:
+    asked = 0
+
+    async def script(engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while True:
+            await read_request(reader)
+            asked += 1
+            writer.write(ok(b"y" * (200 * KIB)))
+            await writer.drain()
+
+    await house.model("vision", script)
+    await house.open(Limits(tick=0.05, kernel_buffer=4 * KIB))
+    async with await house.client(limit=4 * KIB) as slow:
+        for _ in range(3):
+            slow.post("/v1/completions", BODY)
+        await asyncio.sleep(0.5)
+        assert asked == 1
+        for _ in range(3):
+            assert len((await slow.reply()).body) == 200 * KIB
+    assert asked == 3
+
+
 async def test_pipelined_requests_are_answered_in_order_one_after_the_other(house: House) -> None:
     engine = await house.model("vision")
     async with await house.client() as client:
